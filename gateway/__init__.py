@@ -10,7 +10,7 @@ from snorky.gateway.auth.grants import Grant
 from snorky.gateway.auth.tokens import Identity
 from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.channel_rules import ChannelRule, Rule, Rules
-from snorky.gateway.config.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
+from snorky.gateway.config.settings import ApiKey, Auth, ClusterLimits, Limits, Private, Public, Settings, load
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
 from snorky.gateway.contracts.history import History, HistoryStore, Recovery, history_of
@@ -66,6 +66,7 @@ __all__ = [
     "BrokerUnavailable",
     "ChannelRule",
     "CloseCode",
+    "ClusterLimits",
     "Compound",
     "ConfigurationError",
     "Connection",

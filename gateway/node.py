@@ -18,6 +18,7 @@ import structlog
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
@@ -27,6 +28,7 @@ from snorky.gateway.contracts.control import ControlLog, LocalControlLog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.hooks import Hooks
+from snorky.gateway.contracts.limits import LimitStore, LocalLimitStore
 from snorky.gateway.contracts.subscriptions import LocalSubscriptionStore, SubscriptionStore
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
@@ -34,18 +36,16 @@ from snorky.gateway.delivery.fan_out import Fanout
 from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, GapRepair
 from snorky.gateway.delivery.hub import Hub
-from snorky.gateway.errors import (
-    CloseCode,
-    ConfigurationError,
-)
+from snorky.gateway.errors import CloseCode, ConfigurationError
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence.cluster_limiter import ClusterLimiter
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
-from snorky.gateway.sdk.refreshing import Refresher, recheck_all
+from snorky.gateway.sdk.refreshing import Refresher, recheck_all, recheck_by
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.server_subscriptions import ServerSubscriptions
 from snorky.gateway.sdk.service import Service
@@ -55,6 +55,7 @@ __all__ = ["Node", "new_node_id", "node_of"]
 
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
 
+_CODES: Final = frozenset(CloseCode)
 _log = structlog.get_logger("snorky.node")
 
 
@@ -65,8 +66,8 @@ class Node:
     without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
     auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
     and stopped by the node; None = orders reach only this node. subscription_store: of server-side subscriptions,
-    stopped by the node; None = only in this process. compare_every_s: how often positions are compared with history, to
-    detect unnoticed losses. grace_s: see
+    stopped by the node; None = only in this process. limit_store: likewise, for `cluster_limits`. compare_every_s: how
+    often positions are compared with history, to detect unnoticed losses. grace_s: see
     `snorky.gateway.presence.roster_view`.
     """
 
@@ -82,6 +83,8 @@ class Node:
         auth: Authenticator | None = None,
         hooks: Hooks | None = None,
         control_log: ControlLog | None = None,
+        cluster_limits: ClusterLimits | None = None,
+        limit_store: LimitStore | None = None,
         subscription_store: SubscriptionStore | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
         grace_s: float = GRACE_S,
@@ -95,7 +98,14 @@ class Node:
             self._auth.ask_by(hooks)
         self.is_redis_full: Callable[[], bool] = lambda: False  # set by the watcher of Redis' memory
         self.redis_refusal: Callable[[], str] = str
-        self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
+        self.cluster_limits = ClusterLimiter(
+            cluster_limits or ClusterLimits(),
+            limit_store or LocalLimitStore(),
+            self._auth,
+            self._metrics,
+            bytes_min=self.limits.message_max_bytes,
+        )
+        self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals, self.cluster_limits.quotas)
         self._broker = broker
         self._history_store = history_store
         self._hub = Hub()
@@ -124,6 +134,7 @@ class Node:
             payload_max_bytes=self.limits.payload_max_bytes,
         )
         self._auth.on_other_claims = self.recheck
+        self._hub.on_removed = self.cluster_limits.counts.leave_channel
         self._fanout.before_delivery = self._auth.grants.catch_up
         self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
@@ -138,6 +149,7 @@ class Node:
             metrics=self._metrics,
             has_presence_events=self._notices.are_wanted,
             is_open=self._connections.__contains__,
+            counts=self.cluster_limits.counts,
         )
         self._refresher = Refresher(self._auth, lambda each: self._connections.get(each) or (), self.recheck)
         subscriptions = subscription_store or LocalSubscriptionStore()
@@ -222,16 +234,11 @@ class Node:
         if self._history_store is not None:
             for service in registry:
                 self._history_store.set_rules(service.name, service.rules)
+        self.cluster_limits.add_rules(rule for service in registry for rule in service.rules)
 
     def recheck(self, connection: Connection) -> None:
         """End what rules no longer permit to a connection: its claims, or the rules, have changed."""
-        registry = self._connections.get(connection)
-        for service in registry or ():
-            try:
-                service.recheck(connection)
-            except Exception:  # a service's code: whatever it raises, the client must not keep more than it may
-                _log.exception("rights not looked at again; closing the connection", service=service.name)
-                connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+        recheck_by(self._connections.get(connection) or (), connection)
 
     async def replace_rules(self, pairs: Sequence[tuple[Service, Service]]) -> None:
         """Replace the rules of services by those of other instances, then end what these no longer permit.
@@ -252,6 +259,7 @@ class Node:
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
         self.control.start()
+        self.cluster_limits.start()
         if self._history_store is not None:
             await self._history_store.start()
         if self._repair is not None:
@@ -267,6 +275,7 @@ class Node:
             await registry.stop()
         await self._auth.stop()
         await self.control.stop()
+        await self.cluster_limits.stop()
         if self._repair is not None:
             await self._repair.stop()
         if self._roster_sync is not None:
@@ -301,6 +310,7 @@ class Node:
             self._auth.expect(connection)
         self._metrics.connections_opened.labels(connection.transport_name).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).inc()
+        self.cluster_limits.quotas.prepare(connection)
         registry.connected(connection)
         self.control.subscriptions.restore(connection)
 
@@ -315,9 +325,10 @@ class Node:
         self._local_channels.remove_all(connection)
         if self._ownership is not None:
             self._ownership.forget(connection)
-        self._metrics.connections_closed.labels(_code_label(code)).inc()
+        self._metrics.connections_closed.labels(str(code) if code in _CODES else "other").inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
+        self.cluster_limits.quotas.forget(connection)
 
     def _on_identified(self, connection: Connection) -> None:
         if connection in self._connections:
@@ -386,9 +397,3 @@ def new_node_id() -> str:
     """Make a node id of 48 random bits, so that a restarted node is never mistaken for its predecessor."""
     return "n" + secrets.token_hex(6)
 
-
-def _code_label(code: int) -> str:
-    return str(code) if code in _CODES else "other"
-
-
-_CODES = frozenset(CloseCode)

@@ -41,6 +41,7 @@ LONGEST: Final = (
     "tests/faults/test_faults_of_nodes.py",
     "tests/faults/test_cluster.py",
     "tests/faults/test_broker_faults.py",
+    "tests/faults/test_cluster_limits.py",
     "tests/faults/leases/test_server.py",
     "tests/faults/test_shards.py",
     "tests/faults/test_presence.py",

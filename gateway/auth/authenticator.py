@@ -86,6 +86,8 @@ class Authenticator:
         self._grant_outcomes = metrics.subscription_tokens
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
         self.on_other_claims: Callable[[Connection], object] = lambda _connection: None  # set by the node
+        self.before_identity: Callable[[Connection, str], Awaitable[None]] = _admit  # set by the node; may refuse
+        self.after_identity: Callable[[Connection], object] = lambda _connection: None  # likewise
         self.on_identified: Callable[[Connection], object] = lambda _connection: None  # likewise
         self.grants = Grants(clock, grace_s=self._auth.leeway_s)
         self._beginning: asyncio.Task[None] | None = None
@@ -244,18 +246,21 @@ class Authenticator:
         """Set a connection's identity from a token; if it has that identity already, as `refresh`.
 
         Raises InvalidToken, AlreadyAuthenticated, Refused: tokens are not configured, BrokerUnavailable,
-        ConnectionClosed, HookRefused, HookUnavailable.
+        ConnectionClosed, HookRefused, HookUnavailable, LimitExceeded: the identity has too many connections.
         """
         session = await self.enter(token)
         try:
             _check_fits(connection, session)
             if await self.ask_to_connect(session.who, connection.remote_ip) is not None:
                 _check_fits(connection, session)  # it may have closed meanwhile
+            await self.before_identity(connection, session.who.identity)
+            _check_fits(connection, session)
         except BaseException:
             self.leave(session)
             raise
         is_first = connection.identity is None
         self.bind(session, connection)
+        self.after_identity(connection)
         self.on_other_claims(connection)
         if is_first:
             self.on_identified(connection)
@@ -374,6 +379,10 @@ def _check_fits(connection: Connection, session: Session) -> None:
         raise ConnectionClosed
     if connection.identity is not None and connection.identity != session.who.identity:
         raise AlreadyAuthenticated
+
+
+async def _admit(_connection: Connection, _identity: str) -> None:
+    """Admit every connection: there are no limits."""
 
 
 def _over(session: Session) -> InvalidToken:

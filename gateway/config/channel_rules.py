@@ -28,6 +28,8 @@ __all__ = ["ChannelRule", "Rule", "Rules", "digest_of"]
 Match = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f]+\Z")]
 Size = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=2_592_000)]
+Bytes = Annotated[int, Meta(ge=0, le=16_777_216)]
+Rate = Annotated[float, Meta(ge=0)]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +72,9 @@ class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
     recovery: bool = True  # clients that reconnect with a position receive the publications they missed
     presence: bool = False  # clients may request the list of subscribers
     join_leave: bool = False  # subscribers receive join and leave events
+    subscribers_max: Size = 0  # on all nodes; 0: no limit
+    publishes_per_s: Rate = 0.0  # of all clients on all nodes; 0: no limit
+    message_max_bytes: Bytes = 0  # of a client's message as JSON; 0: no limit but that of [limits]
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
     allow_subscribe: Words = None  # who may subscribe; None: see `snorky.gateway.permissions.access`
     allow_publish: Words = None  # which clients may publish; the backend always may
@@ -87,7 +92,14 @@ class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
 
 
 _DEFAULT = ChannelRule("*")
-_EXAMPLES = {"match": '"chat:*"', "history": "1000", "history_ttl_s": "300"}  # for all other keys: true
+_EXAMPLES = {
+    "match": '"chat:*"',
+    "history": "1000",
+    "history_ttl_s": "300",
+    "subscribers_max": "1000",
+    "publishes_per_s": "100",
+    "message_max_bytes": "4096",
+}  # for all other keys: true
 
 AnyRule = TypeVar("AnyRule", bound=Rule)
 

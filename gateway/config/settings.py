@@ -31,6 +31,7 @@ from snorky.gateway.config.api_keys import (
     parse_api_keys,
 )
 from snorky.gateway.config.auth import Auth
+from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
 from snorky.gateway.config.old_names import SETTINGS as OLD_NAMES
 from snorky.gateway.config.old_names import take_renamed
@@ -54,6 +55,7 @@ __all__ = [
     "PAYLOAD_MAX_BYTES",
     "ApiKey",
     "Auth",
+    "ClusterLimits",
     "Hooks",
     "Limits",
     "Network",
@@ -173,6 +175,7 @@ class Settings:
     private: Private = field(default_factory=Private)
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
+    cluster_limits: ClusterLimits = field(default_factory=ClusterLimits)
     hooks: Hooks = field(default_factory=Hooks)
     services: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_SERVICES)  # the public registry
     backend: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_BACKEND)  # the private one
@@ -239,6 +242,7 @@ class _Assembly:
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
         auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
+        cluster_limits = self._section(ClusterLimits, ("cluster_limits",))
         each_hook: dict[str, Any] = {name: self._section(kind, ("hooks", name)) for name, kind in HOOK_TABLES.items()}
         hooks = replace(self._section(Hooks, ("hooks",)), **each_hook)
         services, backend = self._tables("services"), self._tables("backend")
@@ -266,6 +270,7 @@ class _Assembly:
             private=private,
             auth=auth,
             limits=limits,
+            cluster_limits=cluster_limits,
             hooks=hooks,
             services=MappingProxyType(services),
             backend=MappingProxyType(backend),

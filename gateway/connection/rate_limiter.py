@@ -99,7 +99,19 @@ class Share:
     kind: suffix of its limits' names in metrics: "per_s" (a connection's), "per_ip", "per_identity".
     """
 
-    __slots__ = ("__weakref__", "_frames", "_rates", "_window", "bytes", "chunk", "chunk_bytes", "kind", "messages")
+    __slots__ = (
+        "__weakref__",
+        "_frames",
+        "_rates",
+        "_window",
+        "bytes",
+        "chunk",
+        "chunk_bytes",
+        "kind",
+        "messages",
+        "refused_bytes_max",
+        "refused_max",
+    )
 
     def __init__(self, kind: str, rates: Rates) -> None:
         now_s = monotonic()
@@ -110,6 +122,7 @@ class Share:
         # borrowing in small chunks: the first connection must not take all of a small burst
         self.chunk = max(1.0, min(BORROWED_MESSAGES, rates.messages_burst / 64))
         self.chunk_bytes = min(BORROWED_BYTES, rates.bytes_burst / 64)
+        self.refused_max, self.refused_bytes_max = rates.messages_burst * REFUSED_PER_BURST, rates.bytes_burst
         self._frames: Bucket | None = None  # these two are created on first use: most connections need neither
         self._window: _Window | None = None
 
@@ -185,8 +198,7 @@ class Limiter:
         share.window.turn()
         share.window.refused += 1
         share.window.refused_bytes += size
-        is_often = share.window.refused > share.messages.burst * REFUSED_PER_BURST
-        return is_often or share.window.refused_bytes > share.bytes.burst
+        return share.window.refused > share.refused_max or share.window.refused_bytes > share.refused_bytes_max
 
     def note_bad(self) -> bool:
         """Count one invalid message; True if there were too many within a minute."""

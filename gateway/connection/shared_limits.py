@@ -12,6 +12,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.rate_limiter import Rates, Share
 
 __all__ = ["Shares", "rates_of", "site_of"]
@@ -21,9 +22,10 @@ FRAMES_BURST_S: Final = 10.0  # as with the default of messages_burst
 
 
 class Shares:
-    """The shares of one registry."""
+    """The shares of one registry. cluster_rates: the rates over all nodes; None = there are none."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, cluster_rates: ClusterRates | None = None) -> None:
+        self._cluster_rates = cluster_rates
         rates = rates_of(limits)
         # without a limit of connections per address, addresses do not identify clients
         self._per_ip = rates.times(limits.rate_factor_per_ip) if limits.connections_per_ip else None
@@ -41,6 +43,10 @@ class Shares:
             found.append(self._find("per_ip", site_of(remote_ip), self._per_ip))
         if self._per_identity is not None and identity is not None:
             found.append(self._find("per_identity", identity, self._per_identity))
+        if self._cluster_rates is not None and identity is not None:
+            share = self._cluster_rates.share_of(identity)
+            if share is not None:
+                found.append(share)
         return tuple(found)
 
     def _find(self, kind: str, name: str, rates: Rates) -> Share:

@@ -10,14 +10,16 @@ Rules:
 - A write that was certainly not stored, because Redis refused it or had no room, is refunded. A write whose outcome is
   unknown stays counted.
 - The REMEMBERED quotas used last are kept in memory.
+- A write also counts against the quota over all nodes, if there is one (`cluster_quotas`).
 """
 
 import asyncio
 from collections import OrderedDict
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.connection.cluster_quotas import ClusterQuotas, Taken
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.rate_limiter import Bucket
 from snorky.gateway.connection.refusals import Refusals
@@ -50,16 +52,20 @@ class _Quota:
 class Charge:
     """The bytes counted for one write. channel: a channel that this write was expected to create."""
 
-    __slots__ = ("_channel", "_quota", "_size")
+    __slots__ = ("_channel", "_of_all", "_quota", "_size")
 
-    def __init__(self, quota: _Quota | None, size: int, channel: str | None) -> None:
+    def __init__(self, quota: _Quota | None, size: int, channel: str | None, of_all: Taken | None = None) -> None:
         self._quota = quota
+        self._of_all = of_all
         self._size = size
         self._channel = channel
 
     def give_back(self) -> None:
         """Refund the charge: nothing was stored. Idempotent."""
         quota, self._quota = self._quota, None
+        of_all, self._of_all = self._of_all, None
+        if of_all is not None:
+            of_all.refund(self._size)
         if quota is None:
             return
         quota.bucket.tokens = min(quota.bucket.burst, quota.bucket.tokens + self._size)
@@ -79,9 +85,12 @@ def was_stored(error: BaseException) -> bool:
 
 
 class Quotas:
-    """The quotas of one node."""
+    """The quotas of one node. of_all: those over all nodes."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, refusals: Refusals) -> None:
+    def __init__(
+        self, limits: Limits, metrics: Metrics, refusals: Refusals, of_all: ClusterQuotas | None = None
+    ) -> None:
+        self._of_all = of_all
         self._per_identity = limits.stored_bytes_per_identity
         # without a limit of connections per address, addresses do not identify clients
         self._per_ip = limits.stored_bytes_per_ip if limits.connections_per_ip else 0
@@ -93,13 +102,14 @@ class Quotas:
         """Count a client's write before it is sent. channel: the key of a channel with a history, which may be new.
 
         The caller must refund the charge if nothing was stored. Raises LimitExceeded: not now; nothing was counted.
+        BrokerUnavailable: likewise, while this node is cut off from Redis and there is a quota over all nodes.
         """
         if client.identity is not None:
             limit, name, max_bytes = "stored_bytes_per_identity", client.identity, self._per_identity
         else:
             limit, name, max_bytes = "stored_bytes_per_ip", site_of(client.remote_ip), self._per_ip
         if not max_bytes or not name:
-            return Charge(None, 0, None)
+            return Charge(None, size, None, self._spend(client, size))
         now_s = monotonic()
         quota = self._quota(limit, name, max_bytes, now_s)
         bucket = quota.bucket
@@ -109,17 +119,30 @@ class Quotas:
             size += CHANNEL_BYTES
         size = min(size, max_bytes)  # if the quota is smaller than one message, a full quota admits the message
         if bucket.tokens < size:
-            self._metrics.limit_hits.labels(limit).inc()
-            self._refusals.note("limit", limit, address=client.remote_ip, identity=client.identity)
-            text = "Too much is being stored for this client: store less, or later"
-            raise LimitExceeded(limit, text, code="rate_limited", retry_after_ms=bucket.wait_ms(size))
+            self._refuse(limit, client, bucket.wait_ms(size))
+        of_all = self._spend(client, size)
         bucket.tokens -= size
         if channel is not None:
             quota.channels[channel] = None
             quota.channels.move_to_end(channel)
             if len(quota.channels) > CHANNELS_MAX:
                 quota.channels.popitem(last=False)
-        return Charge(quota, size, channel if is_new else None)
+        return Charge(quota, size, channel if is_new else None, of_all)
+
+    def _spend(self, client: Connection, size: int) -> Taken | None:
+        """Spend bytes of the quota over all nodes. Raises LimitExceeded, BrokerUnavailable."""
+        if self._of_all is None:
+            return None
+        of_all, wait_ms = self._of_all.spend(client, size)
+        if wait_ms:
+            self._refuse(self._of_all.limit_of(client), client, wait_ms)
+        return of_all
+
+    def _refuse(self, limit: str, client: Connection, wait_ms: int) -> NoReturn:
+        self._metrics.limit_hits.labels(limit).inc()
+        self._refusals.note("limit", limit, address=client.remote_ip, identity=client.identity)
+        text = "Too much is being stored for this client: store less, or later"
+        raise LimitExceeded(limit, text, code="rate_limited", retry_after_ms=wait_ms)
 
     def _quota(self, limit: str, name: str, max_bytes: int, now_s: float) -> _Quota:
         quota = self._quotas.get((limit, name))

@@ -121,6 +121,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
+        self.on_removed: Callable[[Connection, str], None] = lambda _connection, _key: None  # a subscription has ended
         self.subscriptions = 0
         self.joined = 0
 
@@ -212,6 +213,7 @@ class Hub:
         self.subscriptions -= 1
         assert isinstance(connection.channels, set)  # noqa: S101 - for the type checker: it contains a key
         connection.channels.discard(key)
+        self.on_removed(connection, key)
         if channel.size:
             return False
         del self._channels[key]

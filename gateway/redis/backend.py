@@ -9,6 +9,7 @@ from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.control import ControlLog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
+from snorky.gateway.contracts.limits import LimitStore
 from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.contracts.subscriptions import SubscriptionStore
 from snorky.gateway.metrics import Metrics
@@ -17,6 +18,7 @@ from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
 from snorky.gateway.redis.directory.node_states import NodeReport
 from snorky.gateway.redis.directory.versions import Versions, said
+from snorky.gateway.redis.limits.store import RedisLimitStore
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.control import SpreadControlLog
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
@@ -86,6 +88,11 @@ class RedisBackend:
         """Make the list of control orders."""
         logs = [each.control_log() for each in self.parts]
         return logs[0] if len(logs) == 1 else SpreadControlLog(logs)
+
+    def limit_store(self) -> LimitStore:
+        """Make the store of what nodes count against limits."""
+        commands = self.parts.map(lambda _, each: each.limit_commands())
+        return RedisLimitStore(list(commands), commands.of, prefix=self.prefix, node_id=self.node_id)
 
     def subscription_store(self) -> SubscriptionStore:
         """Make the store of server-side subscriptions."""

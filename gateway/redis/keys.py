@@ -21,6 +21,10 @@ __all__ = [
     "index_lock_key",
     "indexed_run_key",
     "leases_key",
+    "limit_demands_key",
+    "limit_owners_key",
+    "limit_settling_key",
+    "limit_units_key",
     "names_key",
     "node_channel_name",
     "node_key",
@@ -140,6 +144,26 @@ def order_result_key(prefix: str, order_id: str) -> bytes:
 def owned_key(prefix: str, owner: str) -> bytes:
     """Set: the index of NODE:INCARNATION, with the roster entries and names of its connections."""
     return f"{prefix}:{{owned:{owner}}}".encode()
+
+
+def limit_demands_key(prefix: str, bucket: int, node_id: str) -> bytes:
+    """Hash: the demands of one node in a bucket, by limit and name."""
+    return f"{prefix}:{{limits {bucket}}}:demands:{node_id}".encode()
+
+
+def limit_owners_key(prefix: str, bucket: int) -> bytes:
+    """Set: the ids of nodes that count something in a bucket of limits."""
+    return f"{prefix}:{{limits {bucket}}}:owners".encode()
+
+
+def limit_settling_key(prefix: str, bucket: int) -> bytes:
+    """String: exists while nodes write again what they count in a bucket, after a loss of data."""
+    return f"{prefix}:{{limits {bucket}}}:settling".encode()
+
+
+def limit_units_key(prefix: str, bucket: int, node_id: str) -> bytes:
+    """Hash: what one node counts in a bucket, by limit and name."""
+    return f"{prefix}:{{limits {bucket}}}:units:{node_id}".encode()
 
 
 def roster_key(prefix: str, key: str) -> bytes:

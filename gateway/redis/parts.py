@@ -87,6 +87,10 @@ class RedisParts(ABC):
             commands, prefix=self._prefix, node_id=self._node_id, keep_s=keep_s, orders_max=orders_max
         )
 
+    def limit_commands(self) -> Commands:
+        """Make the connections of a RedisLimitStore."""
+        return self.commands("limits", self._timeouts.read_timeout_s)
+
     def _client_name(self, role: str) -> str:
         return f"snorky:{self._node_id}:{role}".replace(" ", "_")
 

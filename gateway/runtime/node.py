@@ -78,6 +78,8 @@ async def running_node(
             auth=auth,
             hooks=hooks,
             control_log=None if topology is None else topology.control_log(),
+            cluster_limits=settings.cluster_limits,
+            limit_store=None if topology is None else topology.limit_store(),
             subscription_store=None if topology is None else topology.subscription_store(),
         )
         for registry in registries:

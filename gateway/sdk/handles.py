@@ -18,6 +18,7 @@ from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSna
 from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence.cluster_limiter import ClusterLimiter
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
 from snorky.gateway.protocol.publication import Selector
@@ -78,6 +79,10 @@ class NodeServices(Protocol):
     @property
     def quotas(self) -> Quotas:
         """Limits of what clients may store in Redis."""
+
+    @property
+    def cluster_limits(self) -> ClusterLimiter:
+        """Limits over all nodes."""
 
     @property
     def ownership(self) -> Ownership:

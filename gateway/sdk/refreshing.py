@@ -18,12 +18,22 @@ from snorky.gateway.contracts.control import ControlOrder
 from snorky.gateway.errors import CloseCode, HookRefused, HookUnavailable
 from snorky.gateway.sdk.service import Service
 
-__all__ = ["RECHECKED_PER_TURN", "Refresher", "recheck_all"]
+__all__ = ["RECHECKED_PER_TURN", "Refresher", "recheck_all", "recheck_by"]
 
 RECHECKED_PER_TURN: Final = 1_000  # connections in one turn of the event loop
 RECHECK_TURN_S: Final = 0.01  # at most; a connection may have a thousand channels
 
 _log = structlog.get_logger("snorky.control")
+
+
+def recheck_by(services: Iterable[Service], connection: Connection) -> None:
+    """Have each service end what its rules no longer permit to a connection."""
+    for service in services:
+        try:
+            service.recheck(connection)
+        except Exception:  # a service's code: whatever it raises, the client must not keep more than it may
+            _log.exception("rights not looked at again; closing the connection", service=service.name)
+            connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
 
 
 async def recheck_all(connections: Iterable[Connection], recheck: Callable[[Connection], object]) -> None:

@@ -119,7 +119,7 @@ class ServiceRegistry:
             raise ConfigurationError("a registry can be attached to only one node; make another one")
         self._cluster = cluster
         self._limits = self._limits or limits
-        self._shares, self._rates = Shares(self._limits), rates_of(self._limits)
+        self._shares, self._rates = Shares(self._limits, cluster.cluster_limits.rates), rates_of(self._limits)
         for service in self:
             self._bind_service(service, cluster)
 

@@ -4,7 +4,8 @@ Below it, channels are keys and payloads are bytes. It also applies the limits o
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -17,6 +18,7 @@ from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import ConfigurationError, ConnectionClosed, LimitExceeded
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence.cluster_counts import ClusterCounts
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
 from snorky.gateway.protocol.splicing import Template
@@ -32,7 +34,8 @@ class ServiceChannels:
     """Publishes, subscribes and listens for services. `Topics` gives each service its own part of it.
 
     history_store: None = this node has no history. has_presence_events: whether subscribers of a service's channel
-    receive join and leave events. is_open: whether a connection is one of the node's clients.
+    receive join and leave events. is_open: whether a connection is a client of the node. counts: of subscriptions on
+    all nodes.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ServiceChannels:
         metrics: Metrics,
         has_presence_events: Callable[[str, Any], bool],
         is_open: Callable[[Connection], bool],
+        counts: ClusterCounts,
     ) -> None:
         self._hub = hub
         self._broker = broker
@@ -57,6 +61,7 @@ class ServiceChannels:
         self._metrics = metrics
         self._has_presence_events = has_presence_events
         self._is_open = is_open
+        self._counts = counts
 
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
@@ -94,17 +99,19 @@ class ServiceChannels:
         *,
         is_held: bool = False,
         is_kept: bool = False,
+        subscribers_max: int = 0,
     ) -> None:
         """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.atomic_subscribe."""
         key = self._check_subscriber(connection, channel_key(service, channel))
-        await self._channels.subscribe(
-            connection,
-            key,
-            lambda: Template(service, notification(channel)),
-            is_held=is_held,
-            is_kept=is_kept,
-            has_presence=self._has_presence_events(service, channel),
-        )
+        async with self._counted(connection, key, subscribers_max):
+            await self._channels.subscribe(
+                connection,
+                key,
+                lambda: Template(service, notification(channel)),
+                is_held=is_held,
+                is_kept=is_kept,
+                has_presence=self._has_presence_events(service, channel),
+            )
 
     async def recover(
         self,
@@ -115,17 +122,19 @@ class ServiceChannels:
         gap_notice: GapNotice,
         *,
         since: Position | None,
+        subscribers_max: int = 0,
     ) -> Recovery:
         """Subscribe a connection, and return what it missed. See Topics.recover."""
         key = self._check_subscriber(connection, channel_key(service, channel))
-        return await self._channels.recover(
-            connection,
-            key,
-            lambda: Template(service, notification(channel)),
-            lambda position: {"service": service, "message": gap_notice(channel, position)},
-            since,
-            has_presence=self._has_presence_events(service, channel),
-        )
+        async with self._counted(connection, key, subscribers_max):
+            return await self._channels.recover(
+                connection,
+                key,
+                lambda: Template(service, notification(channel)),
+                lambda position: {"service": service, "message": gap_notice(channel, position)},
+                since,
+                has_presence=self._has_presence_events(service, channel),
+            )
 
     def hold(self, connection: Connection, service: str, channel: Any) -> bool:
         """Buffer a subscriber's publications until `release`. False = not subscribed, or held. See Topics.reading."""
@@ -146,6 +155,12 @@ class ServiceChannels:
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo `subscribe`. See Topics.unsubscribe."""
         self._channels.remove(connection, channel_key(service, channel))
+
+    def suspend(self, connection: Connection, service: str, channel: Any) -> None:
+        """Undo `subscribe`, but count the subscription on. See Topics.suspend."""
+        key = channel_key(service, channel)
+        with self._counts.kept(connection, key):
+            self._channels.remove(connection, key)
 
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
         """True if a connection is subscribed to a channel, or is subscribing."""
@@ -186,6 +201,17 @@ class ServiceChannels:
         if history_store is None or not history_store.has_other_rules:
             return own
         return history_store.promised(service, channel_name(channel), own)
+
+    @asynccontextmanager
+    async def _counted(self, connection: Connection, key: str, subscribers_max: int) -> AsyncIterator[None]:
+        """Count a subscription that the block makes. Raises as ClusterCounts.enter_channel."""
+        await self._counts.enter_channel(connection, key, subscribers_max=subscribers_max)
+        try:
+            yield
+        except BaseException:
+            if key not in connection.channels:
+                self._counts.leave_channel(connection, key)
+            raise
 
     def _encode(self, payload: Any) -> bytes:
         """Encode a payload to publish. Raises InvalidMessage; TooLarge: nodes would drop it."""

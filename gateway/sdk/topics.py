@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, overload
 
+from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, Charge
 from snorky.gateway.contracts.history import History, Recovery
@@ -97,6 +98,18 @@ class Topics:
             published.add_done_callback(charge.settle)
         return published
 
+    @property
+    def limits_publishers(self) -> bool:
+        """True if `check_publisher` must be called for every publication of a client."""
+        return self._cluster.cluster_limits.publishes.are_set
+
+    def check_publisher(self, client: Connection, channel: Any, message: Any, rule: ChannelRule) -> None:
+        """Count a publication of a client against its identity's limit and the channel's, before it is published.
+
+        Raises LimitExceeded (`rate_limited`, or `too_large`), InvalidChannel.
+        """
+        self._cluster.cluster_limits.publishes.check(client, channel_key(self._service, channel), message, rule)
+
     def promised(self, channel: Any, own: History | None) -> History | None:
         """Return a channel's retention: by this node's rule, or more if another node's rule retains more.
 
@@ -131,18 +144,33 @@ class Topics:
         """Return a channel's present position; starts a history if there is none. Raises as `history`."""
         return await self._cluster.channels.history_store.position(channel_key(self._service, channel))
 
-    async def subscribe(self, connection: Connection, channel: Any, *, history: History | None = None) -> None:
+    async def subscribe(
+        self, connection: Connection, channel: Any, *, history: History | None = None, subscribers_max: int = 0
+    ) -> None:
         """Subscribe a connection; on return, it receives everything that is published from now on.
 
         history: the channel's retention; publications that this node misses are then read from history, and if they
         are no longer available, the client is not notified. Raises AlreadySubscribed, LimitExceeded, InvalidChannel,
-        BrokerUnavailable (the connection is not subscribed then), ConnectionClosed.
+        BrokerUnavailable (the connection is not subscribed then), ConnectionClosed. subscribers_max: of the channel,
+        on all nodes; 0 = any number.
         """
-        is_kept = history is not None
-        await self._cluster.channels.subscribe(connection, self._service, channel, self._notification, is_kept=is_kept)
+        await self._cluster.channels.subscribe(
+            connection,
+            self._service,
+            channel,
+            self._notification,
+            is_kept=history is not None,
+            subscribers_max=subscribers_max,
+        )
 
     async def recover(
-        self, connection: Connection, channel: Any, history: History, since: Position | None = None
+        self,
+        connection: Connection,
+        channel: Any,
+        history: History,
+        since: Position | None = None,
+        *,
+        subscribers_max: int = 0,
     ) -> Recovery:
         """Subscribe a connection to a channel with a history, and return what it missed since a position.
 
@@ -155,22 +183,33 @@ class Topics:
         ConfigurationError: the service's notification is not an object, so a position cannot be added.
         """
         return await self._cluster.channels.recover(
-            connection, self._service, channel, self._notification, self._gap_notice, since=since
+            connection,
+            self._service,
+            channel,
+            self._notification,
+            self._gap_notice,
+            since=since,
+            subscribers_max=subscribers_max,
         )
 
     @asynccontextmanager
     async def atomic_subscribe(
-        self, connection: Connection, channel: Any, *, history: History | None = None
+        self, connection: Connection, channel: Any, *, history: History | None = None, subscribers_max: int = 0
     ) -> AsyncIterator[None]:
         """Subscribe a connection, and hold its publications until the end of the block and the reply.
 
         So a client that receives a list (of members) is notified of every later change, and of none that the list
         includes. In the block: call `Rosters.enter` or `Rosters.census`, and `knows` with its version; then return
-        the reply at once. If the block raises, the connection is unsubscribed. history, errors: as `subscribe`.
+        the reply at once. If the block raises, the connection is unsubscribed. All else: as `subscribe`.
         """
-        is_kept = history is not None
         await self._cluster.channels.subscribe(
-            connection, self._service, channel, self._notification, is_held=True, is_kept=is_kept
+            connection,
+            self._service,
+            channel,
+            self._notification,
+            is_held=True,
+            is_kept=history is not None,
+            subscribers_max=subscribers_max,
         )
         try:
             yield
@@ -213,7 +252,7 @@ class Topics:
 
         Raises NotSubscribed, InvalidChannel.
         """
-        self._cluster.channels.unsubscribe(connection, self._service, channel)
+        self._cluster.channels.suspend(connection, self._service, channel)
 
     def is_subscribed(self, connection: Connection, channel: Any) -> bool:
         """True if the connection is subscribed to the channel, or is subscribing."""

@@ -153,6 +153,7 @@ class MemoryClient:
         if self.close_code is None:
             self.close_code = code
         self._node.disconnect(self.connection, code)
+        self._node.cluster_limits.counts.forget(self.connection)
         self._changed.set()
 
     async def _wait(self, is_there: Callable[[], bool], what: str) -> None:

@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.contracts.hooks import Hooks
+from snorky.gateway.contracts.limits import LocalLimitStore, SharedUnits
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
@@ -49,6 +51,7 @@ class MemoryCluster:
         compare_every_s: float = 20.0,
         grace_s: float = 12.0,
         limits: Limits = UNLIMITED,
+        cluster_limits: ClusterLimits | None = None,
         deadline_s: float = 5.0,
     ) -> None:
         self.bus = Bus()
@@ -56,6 +59,8 @@ class MemoryCluster:
         self.archive = Archive(self.bus.publish)
         self.orders = SharedOrders()
         self.control_logs: list[MemoryControlLog] = []
+        self.units = SharedUnits()
+        self.limit_stores: list[LocalLimitStore] = []
         self.subscription_store = MemorySubscriptionStore(self.orders)
         self.nodes: list[Node] = []
         self.brokers: list[BusBroker] = []
@@ -68,6 +73,7 @@ class MemoryCluster:
             self.brokers.append(BusBroker(self.bus))
             self.directories.append(LateDirectory(self.directory, f"n{number}", late, chance))
             self.control_logs.append(MemoryControlLog(self.orders, f"n{number}"))
+            self.limit_stores.append(LocalLimitStore(self.units, f"n{number}"))
             metrics = Metrics()
             node = Node(
                 self.brokers[-1],
@@ -79,6 +85,8 @@ class MemoryCluster:
                 auth=None if auth is None else auth(metrics),
                 hooks=hooks,
                 control_log=self.control_logs[-1],
+                cluster_limits=cluster_limits,
+                limit_store=self.limit_stores[-1],
                 subscription_store=self.subscription_store,
                 compare_every_s=compare_every_s,
                 grace_s=grace_s,
@@ -88,8 +96,13 @@ class MemoryCluster:
             self.nodes.append(node)
 
     async def connect(self, node: int = 0, identity: str | None = None) -> MemoryClient:
-        """Connect a client to a node. identity: who the client is, as if it had logged in; None: anonymous."""
+        """Connect a client to a node. identity: who the client is, as if it had logged in; None: anonymous.
+
+        Raises LimitExceeded, BrokerUnavailable: `cluster_limits` do not admit it now.
+        """
+        units = await self.nodes[node].cluster_limits.counts.enter(identity, "")
         client = MemoryClient(self.nodes[node], self.registries[node], identity, deadline_s=self._deadline_s)
+        self.nodes[node].cluster_limits.counts.bind(client.connection, units)
         self._clients.append((self.nodes[node], client))
         await asyncio.sleep(0)
         return client
@@ -103,6 +116,7 @@ class MemoryCluster:
         self.brokers[node].is_lossy = True
         self.directories[node].die()
         self.control_logs[node].die()
+        self.limit_stores[node].die()
         for of, client in self._clients:
             if of is self.nodes[node] and not client.is_closed:
                 client.disconnect(1006)
@@ -146,7 +160,8 @@ class MemoryCluster:
             self._fail(False)
 
     def _fail(self, is_failing: bool) -> None:
-        self.directory.is_failing = self.archive.is_failing = self.orders.is_failing = is_failing
+        self.directory.is_failing = self.archive.is_failing = is_failing
+        self.orders.is_failing = self.units.is_failing = is_failing
         for broker in self.brokers:
             broker.is_failing = is_failing
 
@@ -177,6 +192,7 @@ async def memory_cluster(
     compare_every_s: float = 20.0,
     grace_s: float = 12.0,
     limits: Limits = UNLIMITED,
+    cluster_limits: ClusterLimits | None = None,
     deadline_s: float = 5.0,
 ) -> AsyncIterator[MemoryCluster]:
     """Run so many nodes, and stop them after the block.
@@ -185,8 +201,9 @@ async def memory_cluster(
     late: replies of the directory (rosters, names, tokens) arrive up to this many loop iterations late, so that
     notices may overtake them, as with Redis; drawn at random from `seed`. auth: makes the authenticator of one node.
     hooks: the HTTP hooks of all nodes, or a double of them. requires_identity: refuse clients without an identity.
-    limits: of all nodes; by default the rates are unlimited. compare_every_s: how often nodes compare their positions
-    with the history. grace_s: how long a member that a node misses after an interruption counts as present.
+    limits: of all nodes; by default the rates are unlimited. cluster_limits: of all together. compare_every_s: how
+    often nodes compare their positions with the history. grace_s: how long a member that a node misses after an
+    interruption counts as present.
     """
     cluster = MemoryCluster(
         count,
@@ -199,6 +216,7 @@ async def memory_cluster(
         compare_every_s=compare_every_s,
         grace_s=grace_s,
         limits=limits,
+        cluster_limits=cluster_limits,
         deadline_s=deadline_s,
     )
     await cluster.start()

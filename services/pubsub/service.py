@@ -145,7 +145,7 @@ class PubSubService(Subscribing):
     def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
         """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
         once = once_of(key, request.connection)
-        self._demand_publish(request, channel, once)
+        self._demand_publish(request, channel, message, once)
         verdict = self.can_publish(request, channel, message)
         if inspect.isawaitable(verdict) or "publish" in self.asks_backend:
             return self._publish_when(verdict, request.connection, channel, message, once)
@@ -170,11 +170,13 @@ class PubSubService(Subscribing):
         await self.ask_backend("publish", client, channel, message)
         return self.publish_from_backend(channel, message, once, by=client)
 
-    def _demand_publish(self, request: Request, channel: Any, once: str | None) -> None:
+    def _demand_publish(self, request: Request, channel: Any, message: Any, once: str | None) -> None:
         rule = self._rule(channel)
         if not self.access.is_open(rule, "publish"):  # most are: spare the rest
             self.demand(request, "publish", channel)
         check_allowed(once is None or rule.client_keys)
+        if rule.publishes_per_s or rule.message_max_bytes or self.topics.limits_publishers:
+            self.topics.check_publisher(request.connection, channel, message, rule)
 
     # -- inner -----------------------------------------------------------------------------------------------------
 

@@ -37,16 +37,17 @@ class Subscribing(PresenceCommands):
         """
         is_recovering, since = recovery_of(recover)
         rule = self.rules.find(channel_name(channel))
-        history = self.topics.promised(channel, history_of(rule))
+        history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
         notification: dict[str, Any] = {"type": "subscribed", "channel": channel}
         reply, fields = Compound(), NOTHING_TO_RECOVER if is_recovering else {}
         async with present(self.topics, self.rosters, connection, channel) if rule.presence else nullcontext():
             if history is not None and is_recovering and rule.recovery:
                 shape = self.notification(channel)
-                reply = recovered(await self.topics.recover(connection, channel, history, since), shape)
+                recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
+                reply = recovered(recovery, shape)
                 fields = reply.value if isinstance(reply.value, dict) else {}
             else:  # held, so that the notification comes first
-                async with self.topics.atomic_subscribe(connection, channel, history=history):
+                async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):
                     pass
             try:
                 permit()
@@ -65,7 +66,7 @@ class Subscribing(PresenceCommands):
         await self._demand_subscriber(request, channel)
         connection, rule = request.connection, self.rules.find(channel_name(channel))
         is_again = self.is_server_side(connection, channel) and self.topics.is_subscribed(connection, channel)
-        history = self.topics.promised(channel, history_of(rule))
+        history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
         is_entering = rule.presence and not is_again
         async with present(self.topics, self.rosters, connection, channel) if is_entering else nullcontext():
             self.demand_still(request, "subscribe", channel, grant)
@@ -74,8 +75,9 @@ class Subscribing(PresenceCommands):
             try:
                 if history is not None and is_recovering and rule.recovery:
                     shape = self.notification(channel)
-                    return recovered(await self.topics.recover(connection, channel, history, since), shape)
-                await self.topics.subscribe(connection, channel, history=history)
+                    recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
+                    return recovered(recovery, shape)
+                await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)
             except BaseException:
                 if is_again and rule.presence:
                     self.rosters.leave_soon(connection, channel)

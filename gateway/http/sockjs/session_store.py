@@ -9,7 +9,7 @@ Rules:
 - A node without a directory is alone, and knows all sessions.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -19,9 +19,11 @@ from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConfigurationErr
 from snorky.gateway.http.sockjs.binding import Binding, Who
 from snorky.gateway.http.sockjs.session import Session, Timing
 from snorky.gateway.http.websocket.admission import Admission
+from snorky.gateway.http.websocket.counted import count_client
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.node import Node
+from snorky.gateway.presence.cluster_counts import Unit
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.sdk.registry import ServiceRegistry
 
@@ -115,17 +117,22 @@ class SessionStore:
         self._admission.knock(remote_ip)
         self._admission.enter(remote_ip)
         who: Login | None = None
+        units: Sequence[Unit] = ()
         refusal: InvalidToken | None = None
         try:
             who = await login()
+            units = await count_client(node, None if who is None else who.who.identity, remote_ip)
         except InvalidToken as error:
             refusal = error
         except BaseException:
             self._admission.leave(remote_ip)
+            if who is not None:
+                node.auth.leave(who)
             raise
         binding = Binding(asks.known_as(None if who is None else who.who.identity))
         session = Session(node, self._registry, self._timing, self._clock, remote_ip, binding)
         session.on_removed = lambda: self._remove(session_id, session)
+        node.cluster_limits.counts.bind(session.connection, units)
         if who is not None:
             try:
                 node.auth.bind(who, session.connection)
@@ -168,6 +175,7 @@ class SessionStore:
         if self._sessions.get(session_id) is session:
             del self._sessions[session_id]
         self._admission.leave(session.connection.remote_ip)
+        self._node.cluster_limits.counts.forget(session.connection)
         self._node.auth.forget(session.connection)  # needed if it was never connected to the node
 
 

@@ -1,5 +1,6 @@
 """WebSocketHandler: the route that connects clients to a registry."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Final
@@ -12,12 +13,14 @@ from snorky.gateway.errors import ConnectionClosed, InvalidToken
 from snorky.gateway.http.serving.accept_gate import AcceptGate, Descriptors
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.aiohttp_internals import take_over
+from snorky.gateway.http.websocket.counted import count_client
 from snorky.gateway.http.websocket.credentials import Identify, admit
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, upgrade
 from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.node import Node, node_of
+from snorky.gateway.presence.cluster_counts import Unit
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["SEEN_BY_PAGES", "WebSocketHandler"]
@@ -100,26 +103,32 @@ class WebSocketHandler:
         accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=compression)
         endpoint.admission.enter(ip)
         session = refusal = transport = None
+        units: Sequence[Unit] = ()
         try:
             try:
                 session = await admit(request, endpoint.node, self.identify_hook, address=ip)
             except InvalidToken as error:
                 refusal = error
                 self._note("token", error.reason, request)
+            else:
+                units = await count_client(endpoint.node, None if session is None else session.who.identity, ip)
             _refuse_draining(endpoint.node)  # authentication may have taken a while
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionClosed
         except BaseException:
             endpoint.admission.leave(ip)
+            endpoint.node.cluster_limits.counts.leave(units)
             if session is not None:
                 endpoint.node.auth.leave(session)
             raise
         protocol = protocol_class(endpoint, transport, accepted.dialect, ip, session=session, refusal=refusal)
+        protocol.units = units
         try:
             return take_over(request, protocol, accepted.response)
         except ConnectionClosed:
             endpoint.admission.leave(ip)
+            endpoint.node.cluster_limits.counts.leave(units)
             if session is not None:
                 endpoint.node.auth.leave(session)
             raise

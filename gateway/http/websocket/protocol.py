@@ -14,7 +14,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
@@ -28,6 +28,7 @@ from snorky.gateway.http.websocket.peer_progress import SilentPeer, read_sent
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.node import Node
+from snorky.gateway.presence.cluster_counts import Unit
 from snorky.gateway.protocol.ws_frames import (
     BINARY,
     CLOSE,
@@ -90,6 +91,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_transport",
         "_work",
         "slot",
+        "units",
         "write",
     )
 
@@ -120,6 +122,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._has_failed = False
         self._close_code: int = CloseCode.ABNORMAL
         self.slot = 0
+        self.units: Sequence[Unit] = ()  # that the client counts against limits; until the connection is made
         self.write: Callable[[bytes], object] = transport.write
         self._refusal = refusal
         self._connection = endpoint.node.new_connection(self, dialect, remote_ip=remote_ip)
@@ -143,6 +146,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=min(HIGH_WATER_BYTES, self._endpoint.node.limits.outbox_max_bytes))
         self._endpoint.gate.websockets += 1
         self._endpoint.wheel.add(self)
+        self._endpoint.node.cluster_limits.counts.bind(self._connection, self.units)
+        self.units = ()
         refusal, self._refusal = self._refusal, None
         if refusal is None:
             self._endpoint.node.connect(self._connection, self._endpoint.registry)
@@ -156,6 +161,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
         self._endpoint.node.disconnect(self._connection, self._close_code)
+        self._endpoint.node.cluster_limits.counts.forget(self._connection)
         self._parser = self._work = None
         self._set_full(False)
 

@@ -29,11 +29,15 @@ _PUBSUB_TIMEOUT_S = 2.0
 
 @dataclass(slots=True)
 class RedisReport:
-    """The result of `inspect_redis`. facts: for display. problems: with remedies. notes: acceptable for a while."""
+    """The result of `inspect_redis`. facts: for display. problems: with remedies. notes: acceptable for a while.
+
+    memory_bytes: that Redis may use, maxmemory or that of its machine; 0 = not known.
+    """
 
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    memory_bytes: int = 0
 
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
@@ -136,6 +140,8 @@ def _judge_memory(info: dict[str, object], report: RedisReport) -> None:
     used, most, policy = info.get("used_memory"), info.get("maxmemory"), info.get("maxmemory_policy")
     if not isinstance(used, int) or not isinstance(most, int):
         return
+    machine = info.get("total_system_memory")
+    report.memory_bytes += most or (machine if isinstance(machine, int) else 0)
     if not most:
         report.facts["memory"] = f"{used >> 20} MiB, no maxmemory"
         report.notes.append(

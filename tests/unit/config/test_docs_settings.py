@@ -16,7 +16,7 @@ from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.api_keys import KeyTable
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
-from snorky.gateway.config.settings import Auth, Limits, Private, Public, Settings, load
+from snorky.gateway.config.settings import Auth, ClusterLimits, Limits, Private, Public, Settings, load
 from tests.support.scenarios.tokens import SECRET, Issuer
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "settings.md").read_text()
@@ -28,9 +28,10 @@ SECTIONS = {
     "hooks": Hooks,
     **{f"hooks.{name}": kind for name, kind in HOOK_TABLES.items()},
     "limits": Limits,
+    "cluster_limits": ClusterLimits,
 }
 TABLES = {  # of Settings and Hooks: sections of their own
-    "Redis": {"public", "private", "auth", "hooks", "limits", "services", "backend"},
+    "Redis": {"public", "private", "auth", "hooks", "limits", "cluster_limits", "services", "backend"},
     "hooks": set(HOOK_TABLES),
 }
 WORDS = {

@@ -1,0 +1,1 @@
+"""What all nodes together count against limits."""
