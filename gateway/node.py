@@ -396,4 +396,3 @@ def node_of(registry: ServiceRegistry) -> Node:
 def new_node_id() -> str:
     """Make a node id of 48 random bits, so that a restarted node is never mistaken for its predecessor."""
     return "n" + secrets.token_hex(6)
-
