@@ -248,6 +248,7 @@ class Node:
         """
         try:
             for service, other in pairs:
+                self.cluster_limits.add_rules(other.rules)
                 service.adopt_rules(other)
                 if self._history_store is not None:
                     self._history_store.set_rules(service.name, service.rules)

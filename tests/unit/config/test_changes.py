@@ -85,7 +85,7 @@ def test_no_setting_is_overlooked() -> None:
     """Each field of each section, with a value that nothing equals."""
     before = load(None, {})
     sections = [each.name for each in fields(Settings) if each.name not in ("services", "backend")]
-    assert len(sections) == 7
+    assert len(sections) == 8
     count = 0
     for section in sections:
         value: Any = getattr(before, section)
