@@ -5,11 +5,15 @@
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-# The wheel first, then that wheel: the image holds what a user of the package gets, no more. The running node
-# installs nothing, so pip goes.
-RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel . \
+# The wheel first, then that wheel: the image holds what a user of the package gets, no more. All else comes from the
+# locks that scripts/lock-image writes: pip installs only files whose hashes are there. The running node installs
+# nothing, so pip goes.
+RUN python -m pip install --no-cache-dir --only-binary=:all: --require-hashes -r deploy/build-requirements.txt \
+    && python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel . \
     && python -m venv /opt/snorky \
-    && /opt/snorky/bin/python -m pip install --no-cache-dir --only-binary=:all: /wheel/*.whl \
+    && /opt/snorky/bin/python -m pip install --no-cache-dir --only-binary=:all: --require-hashes -r deploy/requirements.txt \
+    && /opt/snorky/bin/python -m pip install --no-cache-dir --no-index --no-deps /wheel/*.whl \
+    && /opt/snorky/bin/python -m pip check \
     && /opt/snorky/bin/python -m pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim-bookworm

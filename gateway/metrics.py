@@ -146,3 +146,6 @@ class Metrics:
         self.client_errors = counter("client_errors_total", "Refused input of clients, by code.", "code")
         self.limit_hits = counter("limit_hits_total", "Times a limit was applied.", "limit")
         self.draining = gauge("draining", "1 while the node drains.")
+        self.settings_reloads = counter("settings_reloads_total", "Settings read again on SIGHUP.", "outcome")
+        for outcome in ("applied", "failed"):
+            self.settings_reloads.labels(outcome)  # at 0, so that an alert also sees the first increase

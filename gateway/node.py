@@ -36,10 +36,7 @@ from snorky.gateway.delivery.fan_out import Fanout
 from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, GapRepair
 from snorky.gateway.delivery.hub import Hub
-from snorky.gateway.errors import (
-    CloseCode,
-    ConfigurationError,
-)
+from snorky.gateway.errors import CloseCode, ConfigurationError
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_limiter import ClusterLimiter
 from snorky.gateway.presence.ownership import Ownership
@@ -48,7 +45,7 @@ from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
-from snorky.gateway.sdk.refreshing import Refresher
+from snorky.gateway.sdk.refreshing import Refresher, recheck_all, recheck_by
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.server_subscriptions import ServerSubscriptions
 from snorky.gateway.sdk.service import Service
@@ -58,6 +55,7 @@ __all__ = ["Node", "new_node_id", "node_of"]
 
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
 
+_CODES: Final = frozenset(CloseCode)
 _log = structlog.get_logger("snorky.node")
 
 
@@ -239,14 +237,22 @@ class Node:
         self.cluster_limits.add_rules(rule for service in registry for rule in service.rules)
 
     def recheck(self, connection: Connection) -> None:
-        """End what rules no longer permit to a connection whose claims have changed."""
-        registry = self._connections.get(connection)
-        for service in registry or ():
-            try:
-                service.recheck(connection)
-            except Exception:  # a service's code: whatever it raises, the client must not keep more than it may
-                _log.exception("rights not looked at again; closing the connection", service=service.name)
-                connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+        """End what rules no longer permit to a connection: its claims, or the rules, have changed."""
+        recheck_by(self._connections.get(connection) or (), connection)
+
+    async def replace_rules(self, pairs: Sequence[tuple[Service, Service]]) -> None:
+        """Replace the rules of services by those of other instances, then end what these no longer permit.
+
+        pairs: each a service of this node, and another instance of its class. All rules are replaced before this first
+        waits. Rules about histories reach other nodes and publishers through Redis, within seconds.
+        """
+        try:
+            for service, other in pairs:
+                service.adopt_rules(other)
+                if self._history_store is not None:
+                    self._history_store.set_rules(service.name, service.rules)
+        finally:  # also if a service fails, for those before it
+            await recheck_all(self.connections, self.recheck)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
@@ -319,7 +325,7 @@ class Node:
         self._local_channels.remove_all(connection)
         if self._ownership is not None:
             self._ownership.forget(connection)
-        self._metrics.connections_closed.labels(_code_label(code)).inc()
+        self._metrics.connections_closed.labels(str(code) if code in _CODES else "other").inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
         self.cluster_limits.quotas.forget(connection)
@@ -390,10 +396,3 @@ def node_of(registry: ServiceRegistry) -> Node:
 def new_node_id() -> str:
     """Make a node id of 48 random bits, so that a restarted node is never mistaken for its predecessor."""
     return "n" + secrets.token_hex(6)
-
-
-def _code_label(code: int) -> str:
-    return str(code) if code in _CODES else "other"
-
-
-_CODES = frozenset(CloseCode)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from snorky.gateway import Access, BrokerUnavailable, Member, ReplyTooLarge, Rules, Selector, Unmatched
+from snorky.gateway import Access, BrokerUnavailable, Grant, Member, ReplyTooLarge, Rules, Selector, Unmatched
 from snorky.services.access_rules import JoinRule
 from snorky.services.granting import granted
 from snorky.services.requests import demand_allowed
@@ -39,6 +39,7 @@ class ChatService(RPCService):
     """
 
     hook_operations = ("subscribe",)
+    reloadable_options = ("rooms", "unmatched")
 
     def __init__(
         self,
@@ -65,13 +66,14 @@ class ChatService(RPCService):
         request.demand_identity()
         async with granted(self, request, channel, token) as grant:
             self.demand(request, "join", channel, grant)
-            return await self._join(request, channel)
+            return await self._join(request, channel, grant)
 
-    async def _join(self, request: Request, channel: Any) -> Fitted:
+    async def _join(self, request: Request, channel: Any, grant: Grant | None) -> Fitted:
         if self.topics.is_subscribed(request.connection, channel):
             raise RPCError("Already joined", "already_joined")
         await demand_allowed(self.can_join(request, channel))
         await self.ask_backend("subscribe", request.connection, channel)
+        self.demand_still(request, "join", channel, grant)
         async with self.topics.atomic_subscribe(request.connection, channel):
             entered = await self.rosters.enter(request.connection, channel)
             try:

@@ -19,6 +19,7 @@ from typing import Any
 from snorky.gateway import (
     Access,
     Connection,
+    Grant,
     LimitExceeded,
     Member,
     Rules,
@@ -47,6 +48,7 @@ class CursorsService(RPCService):
     """
 
     hook_operations = ("subscribe",)
+    reloadable_options = ("documents", "unmatched")
 
     def __init__(
         self,
@@ -74,13 +76,14 @@ class CursorsService(RPCService):
         request.demand_identity()
         async with granted(self, request, document, token) as grant:
             self.demand(request, "join", document, grant)
-            return await self._join(request, document)
+            return await self._join(request, document, grant)
 
-    async def _join(self, request: Request, document: Any) -> Fitted:
+    async def _join(self, request: Request, document: Any, grant: Grant | None) -> Fitted:
         if self.topics.is_subscribed(request.connection, document):
             raise RPCError("Already joined", "already_joined")
         await demand_allowed(self.can_join(request, document))
         await self.ask_backend("subscribe", request.connection, document)
+        self.demand_still(request, "join", document, grant)
         async with self.topics.atomic_subscribe(request.connection, document):
             census = await self.rosters.census(document)
             cursors = [view_of(document, each.entry, each.identity, each.data) for each in census.members]

@@ -13,7 +13,7 @@ Rules:
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
-from snorky.gateway import Access, Compound, HookRefused, LimitExceeded, Rules, Unmatched, identity_text
+from snorky.gateway import Access, Compound, HookRefused, LimitExceeded, Rules, Service, Unmatched, identity_text
 from snorky.services.access_rules import NameRule
 from snorky.services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
 
@@ -32,6 +32,7 @@ class MessagingService(RPCService):
     """
 
     hook_operations = ("subscribe",)
+    reloadable_options = ("names", "unmatched")
 
     def __init__(
         self,
@@ -51,6 +52,12 @@ class MessagingService(RPCService):
         if self._is_default and is_authenticating:
             self.access = _access(self.name, OWN_NAME, None)
         super().set_authenticating(is_authenticating=is_authenticating)
+
+    def adopt_rules(self, other: Service) -> None:
+        """As `Service.adopt_rules`. Names that clients have stay theirs."""
+        assert isinstance(other, MessagingService)  # noqa: S101 - for the type checker
+        super().adopt_rules(other)
+        self._is_default = other._is_default
 
     def is_name_allowed(self, request: Request, name: Any) -> bool | Awaitable[bool]:
         """Return whether this client may register a name; the rules permit it. Unless overridden, it may."""

@@ -117,6 +117,10 @@ class RPCService(Service):
         """Check that the rules permit an operation, as `permits`. Raises RPCError ("Not authorized")."""
         check_allowed(self.permits(request, operation, channel, grant))
 
+    def demand_still(self, request: Request, operation: str, channel: Any, grant: Grant | None = None) -> None:
+        """As `demand`, just before the command has its effect: the rules may have been replaced during an await."""
+        self.demand(request, operation, channel, grant)
+
     def permits(self, request: Request, operation: str, channel: Any, grant: Grant | None = None) -> bool:
         """Return True if the service's rules permit an operation to this client.
 

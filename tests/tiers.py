@@ -57,6 +57,8 @@ LONGEST: Final = (
     "tests/cluster/test_stored_bytes.py",
     "tests/e2e/test_prometheus.py",
     "tests/e2e/test_python_realtime.py",
+    "tests/e2e/test_deploy_lock.py",
+    "tests/e2e/test_tutorials.py",
     "tests/e2e/test_sockjs_browser.py",
     "tests/e2e/test_balancer.py",
     "tests/cluster/test_workers.py",

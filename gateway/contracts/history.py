@@ -54,7 +54,10 @@ class HistoryStore(Protocol):
     """Publishes to channels with a history, and reads it. Keys come from `codec.channel_key`."""
 
     def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
-        """Store the rules of a service in Redis, for publishers that use no node. Call before `start`."""
+        """Store the rules of a service in Redis, for publishers that use no node.
+
+        They may change later: until all nodes have the new ones, and an hour longer, `promised` knows the old ones too.
+        """
 
     @property
     def has_other_rules(self) -> bool:

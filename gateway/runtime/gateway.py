@@ -96,6 +96,11 @@ class Gateway:
         """Stop everything, in reverse order."""
         await self._stack.aclose()
 
+    @property
+    def public(self) -> ServiceRegistry:
+        """The services for clients."""
+        return self._public
+
     async def until_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the node receives from its broker. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):

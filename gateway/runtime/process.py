@@ -16,6 +16,7 @@ from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.logs import configure_logs, log_line
 from snorky.gateway.runtime.gateway import Gateway
+from snorky.gateway.runtime.reload import Reloader
 from snorky.gateway.runtime.standard_streams import open_missing_streams
 from snorky.gateway.runtime.stop_signals import StopSignals
 from snorky.gateway.sdk.registry import ServiceRegistry
@@ -57,19 +58,25 @@ def run(
         raise SystemExit(1) from None
 
 
-async def serve_until_ended(gateway: Gateway, *, supervisor_pid: int | None = None) -> None:
+async def serve_until_ended(
+    gateway: Gateway, *, supervisor_pid: int | None = None, reloader: Reloader | None = None
+) -> None:
     """Start, print the ready line on stderr, wait for a signal, drain, stop.
 
     supervisor_pid: this process is a worker of that process, which sends its signals and prints the ready line.
+    reloader: applies changed settings on SIGHUP; None = SIGHUP requests a drain.
     """
-    signals = StopSignals(supervisor_pid=supervisor_pid)
+    signals = StopSignals(supervisor_pid=supervisor_pid, on_reload=None if reloader is None else reloader.request)
     signals.install()
     async with gateway:
+        reloading = None if reloader is None else asyncio.create_task(reloader.run())
         line = ReadyLine(gateway, log_line if supervisor_pid is None else _keep_quiet)
         telling = asyncio.create_task(line.tell_when_ready())
         await signals.wait()
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+        tasks = [telling] if reloading is None else [telling, reloading]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if gateway.node.is_ready:  # /readyz may have answered 200 before the task ran
             line.tell()
         _log.info("ending")

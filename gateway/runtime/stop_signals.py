@@ -1,12 +1,16 @@
 """StopSignals: which signals stop a process, and when a second signal ends it immediately.
 
 Rules:
-- SIGTERM, SIGINT and SIGHUP request a drain. SIGHUP stays ignored if it was ignored at the start (nohup).
+- SIGTERM and SIGINT request a drain.
+- SIGHUP asks to read the settings again, where that is possible (`on_reload`), else it requests a drain. It also
+  requests one if the terminal of the process has been closed, because that sends SIGHUP too. It stays ignored if it
+  was ignored at the start (nohup).
 - Service managers and shells send several signals for one stop: systemd's SIGTERM reaches every process of the
   service, a script sends SIGINT and then SIGTERM. A signal within IMPATIENT_AFTER_S of the first is the same request;
   a later one ends the process at once.
 - A worker obeys only its supervisor: SIGUSR1 = drain, SIGUSR2 = drain in a short time. The kernel sends it SIGUSR1
-  when the supervisor ends. Other signals are logged and ignored while the supervisor is alive.
+  when the supervisor ends. Other signals but SIGHUP are logged and ignored while the supervisor is alive. A worker
+  has a session of its own, so no terminal sends it SIGHUP.
 """
 
 import asyncio
@@ -38,11 +42,21 @@ def exit_at_once(number: int) -> None:
     os._exit(128 + number)
 
 
+def has_terminal() -> bool:
+    """Return True if this process has a controlling terminal; False also after it was closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
 class StopSignals:
     """Waits for a request to stop. See the rules above.
 
     supervisor_pid: this process is a worker of that one. on_impatient: called with the number of a signal that
-    requests an immediate end; by default it ends the process. clock: monotonic seconds.
+    requests an immediate end; by default it ends the process. on_reload: called for SIGHUP; None = SIGHUP requests a
+    drain. has_terminal: True while the process has a controlling terminal. clock: monotonic seconds.
     """
 
     def __init__(
@@ -50,10 +64,15 @@ class StopSignals:
         *,
         supervisor_pid: int | None = None,
         on_impatient: Callable[[int], None] = exit_at_once,
+        on_reload: Callable[[], None] | None = None,
+        has_terminal: Callable[[], bool] = has_terminal,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor_pid = supervisor_pid
         self._on_impatient = on_impatient
+        self._on_reload = on_reload
+        self._has_terminal = has_terminal
+        self._had_terminal = has_terminal()
         self._clock = clock
         self._first_s = 0.0
         self._stopped = asyncio.Event()
@@ -80,6 +99,9 @@ class StopSignals:
 
     def take(self, number: int) -> None:
         """Process one signal."""
+        if number == signal.SIGHUP and self._on_reload is not None and not self._has_lost_terminal():
+            self._on_reload()
+            return
         is_command = number in (DRAIN_SIGNAL, DRAIN_SHORTLY)
         if self._has_supervisor() and not is_command:
             _log.info("signal ignored: the supervisor decides", signal=signal.Signals(number).name)
@@ -99,6 +121,9 @@ class StopSignals:
         if self.number == signal.SIGINT:
             return sys.stderr is not None and sys.stderr.isatty()
         return self.number == DRAIN_SHORTLY
+
+    def _has_lost_terminal(self) -> bool:
+        return self._had_terminal and not self._has_terminal()
 
     def _has_supervisor(self) -> bool:
         return self._supervisor_pid is not None and os.getppid() == self._supervisor_pid

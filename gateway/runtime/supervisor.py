@@ -6,8 +6,9 @@ the embedded Redis.
 Rules:
 - A worker that ends is restarted, with growing delays; if it ran for a minute, the delays start again from the first.
 - If a worker ends before any was ever ready, the settings or the machine are wrong: the supervisor ends too.
-- SIGTERM drains all workers at once. Workers have sessions of their own, so that Ctrl-C reaches only the
-  supervisor; they obey only the supervisor, and end when it ends, for any reason (the kernel's parent-death signal).
+- SIGTERM drains all workers at once. SIGHUP is passed on to all, and each reads the settings again. Workers have
+  sessions of their own, so that Ctrl-C reaches only the supervisor; they obey only the supervisor, and end when it
+  ends, for any reason (the kernel's parent-death signal).
 """
 
 import asyncio
@@ -69,10 +70,12 @@ class Supervisor:
         self._was_ready = False  # any worker, ever
         self._was_told = False
         self._ending = asyncio.Event()
+        self._to_reload: set[str] = set()  # names of workers that still have to get SIGHUP
+        self._reload_requested = asyncio.Event()
 
     async def run(self) -> None:
         """Start the workers, restart those that end, drain on a signal."""
-        signals = StopSignals(on_impatient=self._end_at_once)
+        signals = StopSignals(on_impatient=self._end_at_once, on_reload=self._request_reload)
         signals.install()
         async with AsyncExitStack() as stack:
             try:
@@ -96,14 +99,16 @@ class Supervisor:
             worker_tasks = [asyncio.create_task(self._keep(slot, directory)) for slot in range(self._wanted)]
             telling = asyncio.create_task(self._tell_when_ready(url, " ".join(site.urls)))
             waiting = asyncio.create_task(signals.wait())
+            reloading = asyncio.create_task(self._forward_reloads())
             try:
                 await asyncio.wait([waiting, *worker_tasks], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._ending.set()
                 telling.cancel()
                 waiting.cancel()
+                reloading.cancel()
                 results = await self._end(worker_tasks, is_short=signals.wants_short_drain)
-                await asyncio.gather(telling, waiting, return_exceptions=True)
+                await asyncio.gather(telling, waiting, reloading, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -179,6 +184,27 @@ class Supervisor:
             del self._processes[name], self._doors[name]
             self._totals.end(name)
             await door.close()
+
+    def _request_reload(self) -> None:
+        self._to_reload.update(self._processes)
+        self._reload_requested.set()
+
+    async def _forward_reloads(self) -> None:
+        """Send SIGHUP to the workers; to one that is starting, when it handles signals: before, it would end it."""
+        while True:
+            await self._reload_requested.wait()
+            self._reload_requested.clear()
+            while self._to_reload:
+                for name in tuple(self._to_reload):
+                    door, process = self._doors.get(name), self._processes.get(name)
+                    if door is None or process is None:  # it has ended; the next one reads the settings itself
+                        self._to_reload.discard(name)
+                    elif door.path.exists():  # made after the handlers were installed
+                        with contextlib.suppress(ProcessLookupError):
+                            process.send_signal(signal.SIGHUP)
+                        self._to_reload.discard(name)
+                if self._to_reload:
+                    await asyncio.sleep(_POLL_S)
 
     async def _tell_when_ready(self, public: str, private: str) -> None:
         """Print the ready line when all workers are ready; if that takes long, first log which are not."""

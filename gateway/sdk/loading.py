@@ -12,7 +12,7 @@ from snorky.gateway.sdk.old_names import advice, new_name
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 
-__all__ = ["load_function", "load_registries"]
+__all__ = ["load_function", "load_registries", "load_service"]
 
 
 def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistry]:
@@ -23,6 +23,20 @@ def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistr
     if problems:
         raise ConfigurationError("\n".join(problems))
     return public, private
+
+
+def load_service(table: str, name: str, written: ServiceTable, registry: ServiceRegistry) -> Service:
+    """Create and register one service. table: "services" or "backend", for errors. Raises ConfigurationError."""
+    where = f"[{table}.{name}]"
+    try:
+        service = _construct(_find(written.class_name), name, written.options)
+        registry.register(service)
+        return service
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where} {error}") from error
+    except Exception as error:  # a user's module or constructor may raise anything: report it, do not crash
+        text = f"{where} {written.class_name} failed with {type(error).__name__}: {error}{advice(error)}"
+        raise ConfigurationError(text) from error
 
 
 def load_function(setting: str, name: str) -> Callable[..., Awaitable[Any]]:
@@ -43,13 +57,10 @@ def load_function(setting: str, name: str) -> Callable[..., Awaitable[Any]]:
 def _registry(table: str, services: Mapping[str, ServiceTable], problems: list[str]) -> ServiceRegistry:
     registry = ServiceRegistry()
     for name, written in services.items():
-        where = f"[{table}.{name}]"
         try:
-            registry.register(_construct(_find(written.class_name), name, written.options))
+            load_service(table, name, written, registry)
         except ConfigurationError as error:
-            problems.append(f"{where} {error}")
-        except Exception as error:  # a user's module or constructor may raise anything: report it, do not crash
-            problems.append(f"{where} {written.class_name} failed with {type(error).__name__}: {error}{advice(error)}")
+            problems.append(str(error))
     return registry
 
 

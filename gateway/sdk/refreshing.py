@@ -5,7 +5,10 @@
 If a hook gives no usable answer, the connection or the subscription remains.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Final
 
 import structlog
 
@@ -15,9 +18,32 @@ from snorky.gateway.contracts.control import ControlOrder
 from snorky.gateway.errors import CloseCode, HookRefused, HookUnavailable
 from snorky.gateway.sdk.service import Service
 
-__all__ = ["Refresher"]
+__all__ = ["RECHECKED_PER_TURN", "Refresher", "recheck_all", "recheck_by"]
+
+RECHECKED_PER_TURN: Final = 1_000  # connections in one turn of the event loop
+RECHECK_TURN_S: Final = 0.01  # at most; a connection may have a thousand channels
 
 _log = structlog.get_logger("snorky.control")
+
+
+def recheck_by(services: Iterable[Service], connection: Connection) -> None:
+    """Have each service end what its rules no longer permit to a connection."""
+    for service in services:
+        try:
+            service.recheck(connection)
+        except Exception:  # a service's code: whatever it raises, the client must not keep more than it may
+            _log.exception("rights not looked at again; closing the connection", service=service.name)
+            connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+
+
+async def recheck_all(connections: Iterable[Connection], recheck: Callable[[Connection], object]) -> None:
+    """Look at the rights of many connections again, after rules have changed; other tasks get turns meanwhile."""
+    began_s = perf_counter()
+    for count, connection in enumerate(connections, 1):
+        recheck(connection)
+        if count % RECHECKED_PER_TURN == 0 or perf_counter() - began_s > RECHECK_TURN_S:
+            await asyncio.sleep(0)
+            began_s = perf_counter()
 
 
 class Refresher:

@@ -48,6 +48,8 @@ class Service(ABC):
 
     hook_operations: ClassVar[tuple[Operation, ...]] = ()  # for which it calls `ask_backend`
 
+    reloadable_options: ClassVar[tuple[str, ...]] = ()  # keys of its table that `adopt_rules` applies while it runs
+
     is_open = OldAttribute("allows_anonymous")
     has_roster_notices = OldAttribute("sends_presence_events")
 
@@ -58,6 +60,7 @@ class Service(ABC):
         self.access: Access[Any] | None = None  # permissions; None: this service has no rules
         self.asks_backend: frozenset[Operation] = frozenset()  # operations that `[hooks]` names this service for
         self._cluster: NodeServices | None = None
+        self._is_authenticating = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -110,8 +113,17 @@ class Service(ABC):
 
     def set_authenticating(self, *, is_authenticating: bool) -> None:
         """Set whether clients can have identities, before they connect: if so, what no rule permits is closed."""
+        self._is_authenticating = is_authenticating
         if self.access is not None:
             self.access.bind(is_authenticating=is_authenticating)
+
+    def adopt_rules(self, other: "Service") -> None:
+        """Replace the rules by those of another instance of this class, which is used for nothing else.
+
+        Called when the settings are read again, if `reloadable_options` differ. Must not raise or wait.
+        """
+        other.set_authenticating(is_authenticating=self._is_authenticating)
+        self.access = other.access
 
     async def ask_backend(
         self, operation: Operation, client: Connection, channel: Any, message: Any = None, *, is_fresh: bool = False
@@ -216,7 +228,7 @@ class Service(ABC):
         return True
 
     def recheck(self, connection: Connection) -> None:
-        """End the subscriptions that rules no longer permit: a client's claims have changed."""
+        """End the subscriptions that rules no longer permit: a client's claims, or the rules, have changed."""
         access, prefix = self.access, f"{self.name}:"
         if access is None:
             return

@@ -38,6 +38,8 @@ class DataSyncService(RPCService):
     token of `authorizeSubscription`, because the backend has permitted it; unmatched = "closed" forbids that.
     """
 
+    reloadable_options = ("models", "unmatched")
+
     def __init__(
         self,
         name: str = "datasync",

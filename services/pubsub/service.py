@@ -15,6 +15,7 @@ Rules:
 
 import inspect
 from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from snorky.gateway import (
@@ -22,6 +23,7 @@ from snorky.gateway import (
     Access,
     ChannelRule,
     Compound,
+    ConfigurationError,
     Connection,
     NotSubscribed,
     Rules,
@@ -54,6 +56,7 @@ class PubSubService(Subscribing):
     """
 
     hook_operations = ("subscribe", "publish")
+    reloadable_options = ("channels", "unmatched")
     aliases = {"join": "subscribe", "leave": "unsubscribe"}  # noqa: RUF012 - never changed
 
     def __init__(
@@ -64,13 +67,12 @@ class PubSubService(Subscribing):
         unmatched: Unmatched | None = None,
     ) -> None:
         super().__init__(name)
-        self._rules: Rules[ChannelRule] = Rules.read(channels)
-        self.access: Access[ChannelRule] = Access(name, self._rules, unmatched)
+        self.access: Access[ChannelRule] = Access(name, Rules.read(channels), unmatched)
 
     @property
     def rules(self) -> Rules[ChannelRule]:
         """The channel rules, in their order."""
-        return self._rules
+        return self.access.rules
 
     def can_publish(self, request: Request, channel: Any, message: Any) -> bool | Awaitable[bool]:
         """Return whether a client that the channel's rule permits may publish. Unless overridden, it may."""
@@ -99,7 +101,7 @@ class PubSubService(Subscribing):
             raise NotSubscribed
         async with granted(self, request, channel, token) as grant:
             self.demand(request, "subscribe", channel, grant)
-            reply = await self._subscribe(request, channel, since, is_recovering=is_recovering)
+            reply = await self._subscribe(request, channel, since, grant, is_recovering=is_recovering)
         return reply if grant is None else with_expiry(reply, expires_in_s(self, grant))
 
     @rpc_command(name="refreshSubscription")
@@ -122,7 +124,11 @@ class PubSubService(Subscribing):
     def unsubscribe(self, request: Request, channel: Any) -> Awaitable[None] | None:
         """Unsubscribe from a channel."""
         self.topics.unsubscribe(request.connection, channel)
-        return self._leave(request.connection, channel) if self._rule(channel).presence else None
+        if self._rule(channel).presence:
+            return self._leave(request.connection, channel)
+        with suppress(ConfigurationError):  # an earlier rule may have had presence; without a directory: no rosters
+            self.rosters.leave_soon(request.connection, channel)
+        return None
 
     @rpc_command
     async def history(self, request: Request, channel: Any, since: Any = None, limit: Any = LIMIT_DEFAULT) -> Compound:
@@ -176,7 +182,8 @@ class PubSubService(Subscribing):
 
     def _rule(self, channel: Any) -> ChannelRule:
         """Find a channel's rule. Raises InvalidChannel."""
-        return self._rules.find(channel_name(channel) if self._rules else "")
+        rules = self.access.rules
+        return rules.find(channel_name(channel) if rules else "")
 
     async def _leave(self, connection: Connection, channel: Any) -> None:
         await self.rosters.leave(connection, channel)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from snorky.gateway import Compound, Connection, Position, channel_name, history_of
+from snorky.gateway import Compound, Connection, Grant, Position, channel_name, history_of
 from snorky.services.pubsub.parameters import recovery_of
 from snorky.services.pubsub.presence import PresenceCommands, present
 from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, recovered
@@ -60,7 +60,7 @@ class Subscribing(PresenceCommands):
         self.send_compound(connection, notification | fields, reply, instead)
 
     async def _subscribe(
-        self, request: Request, channel: Any, since: Position | None, *, is_recovering: bool
+        self, request: Request, channel: Any, since: Position | None, grant: Grant | None, *, is_recovering: bool
     ) -> Compound | dict[str, Any] | None:
         """Subscribe a client that asks, after its rules; a server-side subscription begins again, from `since`."""
         await self._demand_subscriber(request, channel)
@@ -69,6 +69,7 @@ class Subscribing(PresenceCommands):
         history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
         is_entering = rule.presence and not is_again
         async with present(self.topics, self.rosters, connection, channel) if is_entering else nullcontext():
+            self.demand_still(request, "subscribe", channel, grant)
             if is_again:
                 self.topics.suspend(connection, channel)
             try:

@@ -152,3 +152,35 @@ async def test_the_function_accepts_exactly_what_a_backend_may_publish(pair: Pai
     await fcall(pair, "2")
     heard = [each for each in await reader.notified(2) if each["type"] == "message"]
     assert [each["offset"] for each in heard] == [1, 2]
+
+
+async def test_history_of_a_rule_that_changes_while_nodes_run(pair: Pair) -> None:
+    """A new history is known to FCALL and the other node within seconds. One that a rule loses stays promised."""
+    (first, registry), (second, _) = pair.nodes
+    reader, writer = pair.client(0), pair.client(1)
+    await reader.ask("pubsub", "subscribe", channel="bare", recover=True)
+    await fcall(pair, "0")  # the function and the rules are there
+    rules = [ChannelRule("room:*"), ChannelRule("bare", history=5)]
+    await first.replace_rules([(registry["pubsub"], PubSubService(channels=rules))])
+    # at once, the node itself: it keeps what any rule asks for
+    assert first.channels.promised("pubsub", "bare", History(300.0, 5)) == History(300.0, 5)
+    assert first.channels.promised("pubsub", "room:1", None) == History(300.0, 100)
+
+    async def is_known() -> bool:
+        return second.channels.promised("pubsub", "bare", None) == History(300.0, 5)
+
+    await eventually(is_known, within_s=10, what="the other node has read the rules")
+    name = NAME.replace("room:1", "bare")
+    async with client_of(target_from_url(pair.server.url).of(name.encode()), timeout_s=10.0) as redis:
+        assert await redis.execute_command("FCALL", "snorky_publish", 1, name, "1", "k") != b""
+    await writer.ask("pubsub", "publish", channel="bare", message=2)
+    found = await pair.client(0).ask("pubsub", "history", channel="bare")
+    assert [(each["offset"], each["message"]) for each in found["messages"]] == [(1, 1), (2, 2)]
+    heard = [each["message"] for each in await reader.notified(2) if each["type"] == "message"]
+    assert heard == [1, 2]
+    # the history that this node's rule has lost, but the other node's has not
+    await reader.ask("pubsub", "subscribe", channel="room:1", recover=True)
+    await pair.client(0).ask("pubsub", "publish", channel="room:1", message=3)
+    assert first.channels.promised("pubsub", "room:1", None) == History(300.0, 100)
+    kept = await writer.ask("pubsub", "history", channel="room:1")
+    assert kept["messages"][-1]["message"] == 3

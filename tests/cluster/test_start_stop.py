@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -54,7 +55,17 @@ class Started:
         }
         command = row.command.replace("SERVE", _SERVE).replace("LOG", str(self.log_path))
         self.terminal = None
-        if row.has_terminal:
+        if row.owns_terminal:
+            self.hung_up, there = pty.openpty()
+            self.process = subprocess.Popen(
+                ["/bin/sh", "-c", command],
+                env=clean_environment(env),
+                cwd=ROOT,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(there, termios.TIOCSCTTY, 0),
+            )
+            os.close(there)
+        elif row.has_terminal:
             self.terminal, there = pty.openpty()
             self.process = subprocess.Popen(
                 ["/bin/sh", "-c", command],
@@ -127,6 +138,7 @@ class Situation:
     says_not: Sequence[str] = ("Traceback",)
     sees: str = "moving 1001"
     has_terminal: bool = False
+    owns_terminal: bool = False  # it has a session of its own, whose terminal is not its stderr
     takes_max_s: float = 15.0
 
 
@@ -157,6 +169,11 @@ def send_to_workers_only(started: Started) -> None:
     os.kill(started.process.pid, signal.SIGTERM)
 
 
+def close_terminal(started: Started) -> None:
+    """What a terminal's window does at its end: the kernel sends SIGHUP."""
+    os.close(started.hung_up)
+
+
 def program(change: str, *arguments: str) -> str:
     """Return a command that changes our program before it runs."""
     never = "import asyncio\nasync def never(*_): await asyncio.Event().wait()"
@@ -169,7 +186,33 @@ LONG = tempfile.gettempdir() + "/" + "t" * (104 - len(tempfile.gettempdir()))
 SITUATIONS = [
     Situation("SIGTERM", act=send(signal.SIGTERM), says=["draining"]),
     Situation("SIGINT", act=send(signal.SIGINT), says=["draining"]),
-    Situation("SIGHUP drains like the others", act=send(signal.SIGHUP), says=["draining"]),
+    Situation(
+        "SIGHUP reads the settings again, and the client notices nothing",
+        act=send(signal.SIGHUP, signal.SIGTERM, pause_s=1.5),
+        says=["settings reloaded", "draining"],
+    ),
+    Situation(
+        "SIGHUP to a program of one's own drains",
+        command=f"exec {sys.executable} -c 'import snorky.gateway; snorky.gateway.run()' 2>LOG",
+        act=send(signal.SIGHUP),
+        says=["draining"],
+    ),
+    Situation(
+        "SIGHUP under nohup is ignored",
+        command="exec nohup SERVE 2>LOG",
+        act=send(signal.SIGHUP, signal.SIGTERM),
+        says_not=["settings reloaded", "Traceback"],
+    ),
+    Situation(
+        "its terminal is closed", command="exec SERVE 2>LOG", act=close_terminal, says=["draining"], owns_terminal=True
+    ),
+    Situation(
+        "its terminal is closed, with workers",
+        command="exec SERVE --workers 2 2>LOG",
+        act=close_terminal,
+        says=["draining"],
+        owns_terminal=True,
+    ),
     Situation("SIGINT, 20 ms later SIGTERM", act=send(signal.SIGINT, signal.SIGTERM, pause_s=0.02), says=["draining"]),
     Situation("SIGTERM twice at once", act=send(signal.SIGTERM, signal.SIGTERM), says=["draining"]),
     Situation(
@@ -189,7 +232,13 @@ SITUATIONS = [
         says=["signal ignored: the supervisor decides"],
         says_not=["Traceback", "worker ended"],
     ),
-    Situation("workers: SIGHUP to the supervisor", command=WORKERS, act=send(signal.SIGHUP), says=["draining"]),
+    Situation(
+        "workers: SIGHUP to the supervisor",
+        command=WORKERS,
+        act=send(signal.SIGHUP, signal.SIGTERM, pause_s=1.5),
+        says=["settings reloaded", "draining"],
+        says_not=["Traceback", "worker ended"],
+    ),
     Situation(
         "Ctrl-C on a terminal is quick",
         command="exec SERVE",

@@ -6,9 +6,9 @@ from typing import Any
 
 from fake_gateway import FakeClock, FakeGateway
 
+from snorky.client.clock import Backoff
 from snorky.client.errors import ConnectionEnded
 from snorky.client.realtime.channel_token import ChannelToken, TokenDone
-from snorky.client.realtime.clock import Backoff
 from snorky.client.realtime.events import Message
 from snorky.client.realtime.session import Session, SessionOptions
 from snorky.client.realtime.topic import Topic

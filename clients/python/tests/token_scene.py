@@ -4,9 +4,9 @@ from typing import Any
 
 from session_stage import Stage, Tokens
 
+from snorky.client.clock import Backoff
 from snorky.client.errors import SnorkyError
 from snorky.client.realtime.channel_token import ChannelToken
-from snorky.client.realtime.clock import Backoff
 from snorky.client.realtime.topic import Topic
 
 LIFETIME_S = 100.0

@@ -38,10 +38,11 @@ _OWN_SERIES: Final = ("snorky_limit_hits_total", "snorky_refusals_total", "snork
 
 
 class WorkerDoor:
-    """One worker's private Unix socket. name: unique for each process, also after a restart."""
+    """One worker's private Unix socket. name: unique for each process, also after a restart. path: the socket's."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
+        self.path = path
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(str(path)), timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
         )

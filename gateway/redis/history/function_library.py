@@ -77,8 +77,11 @@ class Functions:
         self._task: asyncio.Task[None] | None = None
 
     def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
-        """Set a service's rules. Call before `start`."""
+        """Set a service's rules. Rules of this node that were registered before remain valid for `GRACE_S`."""
         self._rules[service] = rules
+        if self._task is not None:
+            self._own_digest = self._digest()  # `promised` looks at the tables from now on: they have the old rules
+            self._hurry.set()
 
     @property
     def has_other_rules(self) -> bool:
@@ -171,10 +174,14 @@ class Functions:
         doubt = command(b"GET", doubt_key(self._prefix))
         answer, found = await self._scripts.run(Call("rules", keys, arguments), doubt)
         self._former = found or b""
-        self._own_digest = RuleTables(f"[{table}]").digest
+        self._own_digest = self._digest()  # of the present rules, which may have changed meanwhile
         if answer:
             self._tables = RuleTables(answer.decode())
             _log.info("channel rules merged", tables=self._tables.count, own=digest_of(self._rules))
+
+    def _digest(self) -> str:
+        """Return the digest of merged tables that have only this node's rules."""
+        return RuleTables(f"[{write_table(self._rules)}]").digest
 
     async def _run(self) -> None:
         while True:

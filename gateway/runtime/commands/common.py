@@ -17,6 +17,7 @@ __all__ = [
     "Config",
     "Insecure",
     "ServiceName",
+    "environment_with",
     "errors",
     "fail",
     "output",
@@ -76,16 +77,21 @@ def fail(*problems: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def read_settings(config: Path | None, **public: object) -> Settings:
-    """Load the settings, or print the problems and end the command. public: values that override [public]."""
+def environment_with(**public: object) -> dict[str, str]:
+    """Return the environment with values that override [public]; None overrides nothing."""
     environment = dict(os.environ)
     for name, value in public.items():
         if value is not None:
             environment.pop(f"SNORKY_PUBLIC__{name.upper()}_FILE", None)
             environment[f"SNORKY_PUBLIC__{name.upper()}"] = str(value)
+    return environment
+
+
+def read_settings(config: Path | None, **public: object) -> Settings:
+    """Load the settings, or print the problems and end the command. public: values that override [public]."""
     ignored: list[str] = []
     try:
-        settings = load(config, environment, ignored)
+        settings = load(config, environment_with(**public), ignored)
         for text in ignored:
             errors.print("[bold yellow]warning:[/]", end=" ")
             errors.print(text, markup=False)

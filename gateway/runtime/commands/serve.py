@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.logs import configure_logs
-from snorky.gateway.runtime.commands.common import Config, Insecure, fail, read_settings
+from snorky.gateway.runtime.commands.common import Config, Insecure, environment_with, fail, read_settings
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.runtime.process import raise_fd_limit, run_until_ended, serve_until_ended
+from snorky.gateway.runtime.reload import Reloader
 from snorky.gateway.runtime.supervisor import supervise
 
 __all__ = ["serve"]
@@ -41,9 +43,9 @@ def serve(
 ) -> None:
     """Run a node: WebSocket clients on the public port; backend, health and metrics on the private one.
 
-    SIGTERM, SIGINT and SIGHUP start a drain: /readyz returns 503, clients are disconnected over the grace period, then
-    the node exits. Ctrl-C on a terminal drains within a second. A further signal, at least a second after the first,
-    ends it at once.
+    SIGTERM and SIGINT start a drain: /readyz returns 503, clients are disconnected over the grace period, then the node
+    exits. Ctrl-C on a terminal drains within a second. A further signal, at least a second after the first, ends it at
+    once. SIGHUP reads the settings again and applies changed rules.
 
     Examples:
 
@@ -57,10 +59,19 @@ def serve(
     """
     configure_logs(level=log_level)
     settings = read_settings(config, host=host, port=port)
-    problems = settings.problems(insecure=insecure)
-    if private_path is not None:  # a worker has no private port
-        problems = [problem for problem in problems if not problem.startswith("[private]")]
-    if problems:
+
+    def problems_of(read: Settings) -> list[str]:
+        found = read.problems(insecure=insecure)
+        # a worker has no private port
+        return [each for each in found if private_path is None or not each.startswith("[private]")]
+
+    def read_again() -> Settings:
+        read = load(config, environment_with(host=host, port=port))
+        if problems := problems_of(read):
+            raise ConfigurationError("\n".join(problems))
+        return read
+
+    if problems := problems_of(settings):
         fail(*problems)
     raise_fd_limit()
     try:
@@ -71,6 +82,10 @@ def serve(
             run_until_ended(lambda: supervise(settings, workers, arguments))
             return
         gateway = Gateway(settings, with_demo=demo, reuse_port=reuse_port, private_path=private_path)
-        run_until_ended(lambda: serve_until_ended(gateway, supervisor_pid=supervisor))
+        run_until_ended(
+            lambda: serve_until_ended(
+                gateway, supervisor_pid=supervisor, reloader=Reloader(gateway, settings, read_again)
+            )
+        )
     except ConfigurationError as error:
         fail(*str(error).splitlines())

@@ -10,6 +10,7 @@ _ACCESS = "gateway/permissions/access.py"
 _OWNERS = "gateway/permissions/owners.py"
 _PUBSUB = "services/pubsub/service.py"
 _GRANTS = partial(test, "tests/unit/services/test_subscription_tokens.py")
+_RELOAD = partial(test, "tests/unit/runtime/test_reload.py")
 _TABLE = test("tests/e2e/test_permissions.py", "true and json")
 _MODEL = test("tests/unit/permissions/test_owners.py", "model or identity_owns or no_texts")
 
@@ -22,14 +23,50 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
     _check("may publish", _PUBSUB, 'self.demand(request, "publish", channel)'),
     _check("may read history", _PUBSUB, 'self.demand(request, "history", channel)'),
     _check("may list subscribers", "services/pubsub/presence.py", 'self.demand(request, "presence", channel)'),
-    _check("may join a room", "services/chat.py", 'self.demand(request, "join", channel, grant)'),
-    _check("may join a document", "services/cursors.py", 'self.demand(request, "join", document, grant)'),
+    _check(
+        "may join or subscribe", "services/rpc.py", "check_allowed(self.permits(request, operation, channel, grant))"
+    ),
     Mutation(
-        guard="may subscribe",
+        guard="may join a room, before hooks",
+        file="services/chat.py",
+        old='self.demand(request, "join", channel, grant)',
+        new="pass",
+        argv=_RELOAD("join_under_way"),
+    ),
+    Mutation(
+        guard="may join a document, before hooks",
+        file="services/cursors.py",
+        old='self.demand(request, "join", document, grant)',
+        new="pass",
+        argv=_RELOAD("join_under_way"),
+    ),
+    Mutation(
+        guard="may subscribe, before hooks",
         file=_PUBSUB,
         old='self.demand(request, "subscribe", channel, grant)\n            reply',
         new="reply",
-        argv=_TABLE,
+        argv=_RELOAD("subscription_under_way"),
+    ),
+    Mutation(
+        guard="may subscribe by rules that are replaced meanwhile",
+        file="services/pubsub/subscribing.py",
+        old='self.demand_still(request, "subscribe", channel, grant)',
+        new="pass",
+        argv=_RELOAD("subscription_under_way"),
+    ),
+    Mutation(
+        guard="may join a room by rules that are replaced meanwhile",
+        file="services/chat.py",
+        old='self.demand_still(request, "join", channel, grant)',
+        new="pass",
+        argv=_RELOAD("join_under_way"),
+    ),
+    Mutation(
+        guard="may join a document by rules that are replaced meanwhile",
+        file="services/cursors.py",
+        old='self.demand_still(request, "join", document, grant)',
+        new="pass",
+        argv=_RELOAD("join_under_way"),
     ),
     Mutation(
         guard="may register a name",

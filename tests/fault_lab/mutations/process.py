@@ -1,8 +1,12 @@
 """Guards of settings and of the process that runs a node."""
 
+from functools import partial
+
 from tests.fault_lab.mutations.mutation import Mutation, test
 
 __all__ = ["PROCESS_MUTATIONS"]
+
+_RELOAD = partial(test, "tests/unit/runtime/test_reload.py")
 
 PROCESS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -60,5 +64,68 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
         old="    except ConfigurationError as error:",
         new="    except ZeroDivisionError as error:",
         argv=test("tests/e2e/test_examples.py", "program_of_ones_own"),
+    ),
+    Mutation(
+        guard="rights after other rules",
+        file="gateway/sdk/refreshing.py",
+        old="        recheck(connection)\n        if count",
+        new="        if count",
+        argv=_RELOAD("removed_right"),
+    ),
+    Mutation(
+        guard="turns of the loop while rights are looked at again",
+        file="gateway/sdk/refreshing.py",
+        old="if count % RECHECKED_PER_TURN == 0 or perf_counter() - began_s > RECHECK_TURN_S:",
+        new="if False:",
+        argv=_RELOAD("thousand_connections"),
+    ),
+    Mutation(
+        guard="roster entries of a rule that had presence",
+        file="services/pubsub/service.py",
+        old="            self.rosters.leave_soon(request.connection, channel)",
+        new="            pass",
+        argv=_RELOAD("leaves_no_entry"),
+    ),
+    Mutation(
+        guard="options that need a restart",
+        file="gateway/runtime/reload.py",
+        old="applied = [option for option in options if option in known]",
+        new="applied = options",
+        argv=_RELOAD("needs_a_restart"),
+    ),
+    Mutation(
+        guard="identities known to other rules",
+        file="gateway/sdk/service.py",
+        old="        other.set_authenticating(is_authenticating=self._is_authenticating)\n",
+        new="",
+        argv=_RELOAD("stays_closed"),
+    ),
+    Mutation(
+        guard="histories that a rule has lost",
+        file="gateway/redis/history/function_library.py",
+        old="            self._own_digest = self._digest()  # `promised`",
+        new="            pass  # `promised`",
+        argv=test("tests/cluster/test_channel_rules.py", "history_of_a_rule and redis"),
+    ),
+    Mutation(
+        guard="a closed terminal",
+        file="gateway/runtime/stop_signals.py",
+        old=" and not self._has_lost_terminal():",
+        new=":",
+        argv=test("tests/unit/runtime/test_stop_signals.py", "until_the_terminal"),
+    ),
+    Mutation(
+        guard="SIGHUP to a worker that starts",
+        file="gateway/runtime/supervisor.py",
+        old="elif door.path.exists():",
+        new="elif True:",
+        argv=test("tests/cluster/test_reload.py", "worker_that_starts"),
+    ),
+    Mutation(
+        guard="hashes of the image's packages",
+        file="Dockerfile",
+        old="--require-hashes -r deploy/requirements.txt",
+        new="-r deploy/requirements.txt",
+        argv=test("tests/e2e/test_deploy_lock.py", "every_installation"),
     ),
 )

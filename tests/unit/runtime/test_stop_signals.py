@@ -1,4 +1,4 @@
-"""StopSignals: duplicates of one request, a second request, and workers that obey only their supervisor."""
+"""StopSignals: duplicates of one request, a second request, SIGHUP, and workers that obey only their supervisor."""
 
 import os
 import signal
@@ -14,9 +14,20 @@ class Hand:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.ended: list[int] = []
+        self.reloads = 0
+        self.has_terminal = False
 
-    def signals(self, supervisor_pid: int | None = None) -> StopSignals:
-        return StopSignals(supervisor_pid=supervisor_pid, on_impatient=self.ended.append, clock=lambda: self.now_s)
+    def signals(self, supervisor_pid: int | None = None, *, can_reload: bool = False) -> StopSignals:
+        return StopSignals(
+            supervisor_pid=supervisor_pid,
+            on_impatient=self.ended.append,
+            on_reload=self.reload if can_reload else None,
+            has_terminal=lambda: self.has_terminal,
+            clock=lambda: self.now_s,
+        )
+
+    def reload(self) -> None:
+        self.reloads += 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -91,3 +102,29 @@ async def test_a_short_drain_is_for_a_person_at_a_terminal(monkeypatch: pytest.M
     signals = Hand().signals()
     signals.take(signal.SIGINT)
     assert not signals.wants_short_drain
+
+
+@pytest.mark.parametrize("supervisor_pid", [None, os.getppid()], ids=["alone", "worker"])
+async def test_sighup_asks_to_read_the_settings_again(supervisor_pid: int | None) -> None:
+    hand = Hand()
+    signals = hand.signals(supervisor_pid, can_reload=True)
+    for _ in range(2):
+        signals.take(signal.SIGHUP)
+        hand.now_s += 5.0
+    assert (signals.number, hand.ended, hand.reloads) == (0, [], 2)
+    signals.take(signal.SIGTERM if supervisor_pid is None else DRAIN_SIGNAL)
+    await signals.wait()
+    hand.now_s += 5.0
+    signals.take(signal.SIGHUP)  # not a second request to stop
+    assert hand.ended == []
+
+
+async def test_sighup_at_a_terminal_reloads_until_the_terminal_is_closed() -> None:
+    hand = Hand()
+    hand.has_terminal = True
+    signals = hand.signals(can_reload=True)
+    signals.take(signal.SIGHUP)
+    assert (signals.number, hand.reloads) == (0, 1)
+    hand.has_terminal = False
+    signals.take(signal.SIGHUP)
+    assert (signals.number, hand.reloads) == (signal.SIGHUP, 1)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from snorky.client.realtime.clock import Backoff
+from snorky.client.clock import Backoff
 from snorky.client.realtime.token import check_token
 
 __all__ = ["RETRY_MIN_S", "TOKEN_MAX_BYTES", "ChannelToken", "TokenDone", "UnusableToken", "check_channel_token"]

@@ -13,9 +13,9 @@ Rules:
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from snorky.client.clock import Clock
 from snorky.client.errors import SnorkyError
 from snorky.client.realtime.channel_token import RETRY_MIN_S, UnusableToken
-from snorky.client.realtime.clock import Clock
 
 if TYPE_CHECKING:
     from snorky.client.realtime.line import Done, Line

@@ -18,10 +18,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from snorky.client.canonical import channel_name
+from snorky.client.clock import Backoff
 from snorky.client.errors import ConnectionEnded, SnorkyError, TransportError
 from snorky.client.publication import KEY_MAX_BYTES
 from snorky.client.realtime.channel_token import ChannelToken, check_channel_token
-from snorky.client.realtime.clock import Backoff
 from snorky.client.realtime.events import Event
 from snorky.client.realtime.request import MESSAGE_MAX_BYTES
 from snorky.client.realtime.session import Session, SessionOptions

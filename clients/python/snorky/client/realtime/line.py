@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from snorky.client.clock import Clock
 from snorky.client.errors import SnorkyError, TransportError
-from snorky.client.realtime.clock import Clock
 from snorky.client.realtime.request import Request
 
 __all__ = ["TOO_LARGE", "Done", "Io", "Line", "lost"]

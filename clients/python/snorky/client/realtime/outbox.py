@@ -12,8 +12,8 @@ Rules:
 from collections.abc import Callable
 from typing import Any, Final
 
+from snorky.client.clock import Clock
 from snorky.client.errors import SnorkyError, TransportError
-from snorky.client.realtime.clock import Clock
 from snorky.client.realtime.line import Done, Line, lost
 from snorky.client.realtime.refusal import Refusal
 from snorky.client.realtime.request import Request

@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from snorky.client.clock import Backoff, Clock
 from snorky.client.errors import ConnectionEnded, TransportError
-from snorky.client.realtime.clock import Backoff, Clock
 from snorky.client.realtime.line import Done, Io, Line, lost
 from snorky.client.realtime.outbox import Outbox
 from snorky.client.realtime.refusal import Refusal

@@ -17,9 +17,9 @@ Rules:
 from collections.abc import Callable
 from typing import Any, Final
 
+from snorky.client.clock import Clock
 from snorky.client.errors import SnorkyError
 from snorky.client.realtime.channel_tokens import ChannelTokens
-from snorky.client.realtime.clock import Clock
 from snorky.client.realtime.line import Done, Line
 from snorky.client.realtime.request import MESSAGE_MAX_BYTES, Request
 from snorky.client.realtime.topic import Answer, Topic, topic_key
