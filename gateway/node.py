@@ -249,6 +249,7 @@ class Node:
         try:
             for service, other in pairs:
                 service.adopt_rules(other)
+                self.cluster_limits.add_rules(service.rules)
                 if self._history_store is not None:
                     self._history_store.set_rules(service.name, service.rules)
         finally:  # also if a service fails, for those before it

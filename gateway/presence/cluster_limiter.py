@@ -37,6 +37,7 @@ class ClusterLimiter:
     ) -> None:
         self._store = store
         self._is_used = limits.are_set
+        self._is_started = False
         self.counts = ClusterCounts(limits, store, metrics, auth.refusals)
         self.rates = ClusterRates(limits, bytes_min=bytes_min)
         self.publishes = PublishLimits(limits, self.rates, metrics, auth.refusals)
@@ -48,11 +49,15 @@ class ClusterLimiter:
         auth.after_identity = self.quotas.prepare
 
     def add_rules(self, rules: Iterable[ChannelRule]) -> None:
-        """Apply the limits of channels too. Call before `start`."""
-        self._is_used |= any(rule.publishes_per_s or rule.subscribers_max for rule in rules)
+        """Apply the limits of channels too, also of rules that are new while the node runs."""
+        if not self._is_used and any(rule.publishes_per_s or rule.subscribers_max for rule in rules):
+            self._is_used = True
+            if self._is_started:
+                self.start()
 
     def start(self) -> None:
         """Begin to count and to exchange; returns at once."""
+        self._is_started = True
         if self._is_used:
             self._store.start(self._on_lost)
             self._exchange.start()
