@@ -248,8 +248,8 @@ class Node:
         """
         try:
             for service, other in pairs:
-                self.cluster_limits.add_rules(other.rules)
                 service.adopt_rules(other)
+                self.cluster_limits.add_rules(service.rules)
                 if self._history_store is not None:
                     self._history_store.set_rules(service.name, service.rules)
         finally:  # also if a service fails, for those before it

@@ -156,6 +156,9 @@ class ClusterRates:
         bucket = self._known.get(key)
         if bucket is None:
             bucket = self._known[key] = ClusterBucket(self, key, per_s, burst_min)
+        elif bucket.limit_per_s != per_s:  # the rule has changed
+            bucket.limit_per_s = per_s
+            bucket.allow(1 / self.nodes)
         self._remembered[key] = bucket
         self._remembered.move_to_end(key)
         if len(self._remembered) > REMEMBERED:

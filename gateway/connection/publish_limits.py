@@ -56,7 +56,7 @@ class PublishLimits:
     ) -> ClusterBucket:
         """Return a name's bucket with a credit of one publication. Raises LimitExceeded."""
         bucket = known.get(name)
-        if bucket is None:
+        if bucket is None or bucket.limit_per_s != per_s:
             bucket = known[name] = self._rates.bucket(limit, name, per_s)
             if len(known) > REMEMBERED:
                 known.popitem(last=False)

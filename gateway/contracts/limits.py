@@ -18,7 +18,7 @@ from snorky.gateway.errors import BrokerUnavailable
 
 __all__ = ["LimitStore", "LocalLimitStore", "Name", "OnLost", "SharedUnits"]
 
-Name = tuple[str, str]  # limit, and what it applies to
+Name = tuple[str, str]  # limit, and the identity, address or channel
 OnLost = Callable[[str, str, int], None]  # limit, name, how many units this node has lost
 
 

@@ -37,7 +37,7 @@ class ClusterLimiter:
     ) -> None:
         self._store = store
         self._is_used = limits.are_set
-        self._is_running = False
+        self._is_started = False
         self.counts = ClusterCounts(limits, store, metrics, auth.refusals)
         self.rates = ClusterRates(limits, bytes_min=bytes_min)
         self.publishes = PublishLimits(limits, self.rates, metrics, auth.refusals)
@@ -49,27 +49,22 @@ class ClusterLimiter:
         auth.after_identity = self.quotas.prepare
 
     def add_rules(self, rules: Iterable[ChannelRule]) -> None:
-        """Apply the limits of channels too. A node that runs already begins to count with its first limit."""
-        has_limits = any(rule.publishes_per_s or rule.subscribers_max for rule in rules)
-        if has_limits and not self._is_used:
+        """Apply the limits of channels too, also of rules that are new while the node runs."""
+        if not self._is_used and any(rule.publishes_per_s or rule.subscribers_max for rule in rules):
             self._is_used = True
-            if self._is_running:
-                self._start()
+            if self._is_started:
+                self.start()
 
     def start(self) -> None:
-        """Begin to count and to exchange, if there is any limit; returns at once."""
-        self._is_running = True
+        """Begin to count and to exchange; returns at once."""
+        self._is_started = True
         if self._is_used:
-            self._start()
-
-    def _start(self) -> None:
-        self._store.start(self._on_lost)
-        self._exchange.start()
-        self.quotas.start()
+            self._store.start(self._on_lost)
+            self._exchange.start()
+            self.quotas.start()
 
     async def stop(self) -> None:
         """Stop, and free what is counted here, if Redis answers. Idempotent."""
-        self._is_running = False
         if self._is_used:
             await self._exchange.stop()
             await self.quotas.stop()

@@ -263,7 +263,7 @@ async def test_after_a_loss_of_data_the_same_units_count(server: Any) -> None:
         taking = asyncio.ensure_future(b.take("ann", 3, 2))  # `b` does not know yet what `a` has
         await b.settled("bob")
         await a.settled("ann")
-        assert not taking.done(), "nobody is refused before all nodes could write again"
+        assert not taking.done(), "no take is refused before all nodes could write again"
         assert not await taking
         assert await b.take("ann", 3, 1)
         assert not await b.take("ann", 3, 1)

@@ -215,8 +215,10 @@ class Bucket:
             self._others = sorted(owner.decode() for owner in living)
             if status == b"ok":
                 return [int(units) for units in rest[0]], int(rest[1])
-            if status != b"nodes":
+            if status == b"lost":
                 return None
+            if status == b"late":  # only another process with the same id could have sent it
+                raise BrokerUnavailable("limits: another node has this node's id")
         raise BrokerUnavailable("limits: other nodes come and go")
 
     def _of(self, name: str) -> _Count:

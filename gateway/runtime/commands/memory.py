@@ -32,7 +32,7 @@ class Worst:
 
     @property
     def total(self) -> int:
-        """The sum of what is bounded."""
+        """The sum of the parts."""
         return sum(self.parts.values())
 
 

@@ -146,6 +146,21 @@ async def test_a_subscription_that_a_service_prevents_counts_no_more() -> None:
         assert await subscribing(client) == "ok"
 
 
+async def test_limits_of_rules_that_are_new_or_changed_while_a_node_runs(clock: Clock) -> None:
+    services = [PubSubService(unmatched="open")]
+    async with memory_cluster(1, lambda: services) as cluster:
+        a, b = await cluster.connect(), await cluster.connect()
+        assert not cluster.units.nodes, "without limits nothing is counted"
+        for per_s, most in ((2, 1), (4, 2)):
+            (other,) = pubsub(publishes_per_s=per_s, subscribers_max=most)
+            await cluster.nodes[0].replace_rules([(services[0], other)])
+            assert cluster.units.nodes == {"n0"}
+            clock.now_s += 10.0
+            assert [await outcome(a, "limited") for _ in range(per_s + 1)][-2:] == ["ok", "rate_limited"]
+            assert [await subscribing(each) for each in (a, b)].count("ok") == 1
+        assert cluster.units.total("channel_subscribers_max", "pubsub:limited") == 2
+
+
 async def test_a_subscription_that_begins_again_keeps_its_place() -> None:
     services = pubsub(subscribers_max=1)
     async with memory_cluster(1, lambda: services) as cluster:

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Change what one node counts against limits, and renew all that it counts in this bucket. What a node counts is one
--- hash, which expires unless the node renews it. Its field with an empty name has the number of the node's last call.
+-- Change the units that one node counts against limits, and renew all its units in this bucket. They are in one hash,
+-- which expires unless the node renews it. Its field with an empty name has the number of the node's last call.
 -- If no node counts anything here, Redis may have lost its data. Then no units are granted for a while but those that
 -- nodes already held: other nodes may not have written theirs again yet.
 -- KEYS owners, settling, units of this node, units of each other node that the caller knows, in the order of ARGV

@@ -1,4 +1,4 @@
-"""Limits over all nodes, at the door: handshakes, logins by a message, SockJS sessions."""
+"""Limits over all nodes for new clients: handshakes, logins by a message, SockJS sessions."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
