@@ -210,10 +210,17 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="grant that ended while it was checked",
-        file="gateway/auth/grants.py",
+        file="gateway/auth/authenticator.py",
         old="if grant.end is not None:",
         new="if False:",
         argv=_GRANTS("ends_while_it_is_checked"),
+    ),
+    Mutation(
+        guard="grant that ended while its client subscribed",
+        file="gateway/auth/grants.py",
+        old="if grant.end is not None:",
+        new="if False:",
+        argv=_GRANTS("revoked_while_its_client_subscribes"),
     ),
     Mutation(
         guard="end of a grant",

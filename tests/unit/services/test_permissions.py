@@ -58,6 +58,9 @@ async def test_a_client_registers_its_own_identity_as_a_name() -> None:
         assert await ann.ask("messaging", "registerParticipant", name="bob") == "Error: Name not allowed"
         assert await seven.ask("messaging", "registerParticipant", name="7") == "Error: Name not allowed"
         assert await seven.ask("messaging", "registerParticipant", name=7) is None
+        access = nodes.registries[0]["messaging"].access
+        assert access is not None
+        assert next(access.sentences()) == "{identity}: register owner or token", "which `snorky check` shows"
 
 
 async def test_names_can_have_a_pattern() -> None:

@@ -16,6 +16,7 @@ from snorky.services.auth import AuthService
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.pubsub import PubSubService
+from snorky.services.rpc import Request
 from tests.support.fakes.fake_wire import settle, until
 from tests.support.fakes.memory_cluster import Resident, Town, town
 from tests.support.scenarios.logins import AUTH, FIXED
@@ -241,6 +242,32 @@ async def test_a_token_that_ends_while_it_is_checked_permits_nothing(
     revocations.gate.set()
     assert await asking == ("Error: Revoked" if is_revoked else "Error: Subscription token expired")
     assert not ann.connection.channels and not ann.notifications and not len(nodes.nodes[0].auth.grants)
+
+
+class Hooked(PubSubService):
+    """Its hook waits for `gate` while a client subscribes."""
+
+    gate: asyncio.Event
+
+    async def can_subscribe(self, request: Request, channel: Any) -> bool:
+        await self.gate.wait()
+        return True
+
+
+async def test_a_token_that_is_revoked_while_its_client_subscribes_permits_nothing() -> None:
+    def auth(metrics: Metrics) -> Authenticator:
+        return Authenticator(Verifier(FIXED, AUTH), metrics=metrics, auth=AUTH, revocations=LocalRevocations())
+
+    Hooked.gate = asyncio.Event()
+    async with town(1, lambda: [Hooked("pubsub", channels=RULES)], auth=auth) as nodes:
+        ann = nodes.client(0, "ann")
+        asking = asyncio.create_task(subscribe(ann, token=token(jti="t-1")))
+        await settle()
+        assert len(nodes.nodes[0].auth.grants) == 0 and not asking.done()
+        await nodes.nodes[0].auth.revoke_token("t-1")
+        Hooked.gate.set()
+        assert await asking == "Error: Revoked"
+        assert not ann.connection.channels and not ann.notifications
 
 
 async def test_nothing_follows_the_end_after_the_loop_was_stalled(nodes: Town) -> None:
