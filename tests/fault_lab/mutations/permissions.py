@@ -220,7 +220,7 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/auth/grants.py",
         old="if grant.end is not None:",
         new="if False:",
-        argv=_GRANTS("revoked_while_its_client_subscribes"),
+        argv=_GRANTS("subscribes_or_refreshes"),
     ),
     Mutation(
         guard="end of a grant",
@@ -290,7 +290,7 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
         file="services/granting.py",
         old="        if is_new:\n            service.cut",
         new="        if True:\n            service.cut",
-        argv=_GRANTS("revoked_meanwhile_leaves"),
+        argv=_GRANTS("subscribes_or_refreshes"),
     ),
     Mutation(
         guard="an end that fails",

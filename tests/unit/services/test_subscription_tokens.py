@@ -229,9 +229,11 @@ async def test_revocation_of_the_identity_ends_tokens_issued_before_it(nodes: To
 
 @pytest.mark.parametrize("is_revoked", [True, False])
 async def test_a_token_that_ends_while_it_is_checked_permits_nothing(
-    nodes: Town, revocations: Slow, is_revoked: bool
+    nodes: Town, revocations: Slow, is_revoked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = nodes.client(0, "ann")
+    asked: list[Any] = []
+    monkeypatch.setattr(PubSubService, "can_subscribe", lambda _service, _request, channel: asked.append(channel))
     revocations.gate.clear()
     asking = asyncio.create_task(subscribe(ann, token=token(jti="t-1", within_s=60 if is_revoked else 1.3)))
     await settle()
@@ -242,6 +244,7 @@ async def test_a_token_that_ends_while_it_is_checked_permits_nothing(
     revocations.gate.set()
     assert await asking == ("Error: Revoked" if is_revoked else "Error: Subscription token expired")
     assert not ann.connection.channels and not ann.notifications and not len(nodes.nodes[0].auth.grants)
+    assert not asked, "the subscription did not begin"
 
 
 class Hooked(PubSubService):
@@ -254,7 +257,7 @@ class Hooked(PubSubService):
         return True
 
 
-async def test_a_token_that_is_revoked_while_its_client_subscribes_permits_nothing() -> None:
+async def test_a_token_that_is_revoked_while_its_client_subscribes_or_refreshes_permits_nothing() -> None:
     def auth(metrics: Metrics) -> Authenticator:
         return Authenticator(Verifier(FIXED, AUTH), metrics=metrics, auth=AUTH, revocations=LocalRevocations())
 
@@ -268,6 +271,16 @@ async def test_a_token_that_is_revoked_while_its_client_subscribes_permits_nothi
         Hooked.gate.set()
         assert await asking == "Error: Revoked"
         assert not ann.connection.channels and not ann.notifications
+
+        assert is_granted(await subscribe(ann, token=token(jti="t-2")))
+        Hooked.gate.clear()
+        refresh = ann.ask("pubsub", "refreshSubscription", channel="orders:7", token=token(jti="t-3"))
+        asking = asyncio.create_task(refresh)
+        await settle()
+        await nodes.nodes[0].auth.revoke_token("t-3")
+        Hooked.gate.set()
+        assert await asking == "Error: Revoked"
+        assert ann.connection.channels == {"pubsub:orders:7"}, "with its present token"
 
 
 async def test_nothing_follows_the_end_after_the_loop_was_stalled(nodes: Town) -> None:
