@@ -232,6 +232,13 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_CONTRACT, "test_units_are_not_current_while_they_cannot_be_renewed"),
     ),
     Mutation(
+        guard="rights that change while a subscription is counted",
+        file="gateway/presence/cluster_counts.py",
+        old="            if entering[1] != rechecks:\n",
+        new="            if False:\n",
+        argv=test(_CLIENTS, "test_rights_that_change_while_a_subscription_is_being_counted_apply"),
+    ),
+    Mutation(
         guard="the size of messages on a channel",
         file="gateway/connection/publish_limits.py",
         old="        if rule.message_max_bytes and json_size(message) > rule.message_max_bytes:\n",
