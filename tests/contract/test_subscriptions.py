@@ -144,7 +144,9 @@ async def test_identities_of_one_process_are_bounded(monkeypatch: pytest.MonkeyP
     with pytest.raises(LimitExceeded, match="At most 2 identities"):
         await store.add("cid", of("a"))
     await store.remove("bob", "pubsub", "a")
-    await store.add("cid", of("a"))
+    await store.add("cid", of("a", expires_in_s=0.01))
+    await asyncio.sleep(0.05)
+    await store.add("dan", of("a"))
 
 
 @pytest.mark.parametrize("text", ["a:b", "{x}", "}", "*", "Ærøskøbing", " ", "\\", '"', "1", "x" * 255])
