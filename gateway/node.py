@@ -238,6 +238,7 @@ class Node:
 
     def recheck(self, connection: Connection) -> None:
         """End what rules no longer permit to a connection: its claims, or the rules, have changed."""
+        self.cluster_limits.counts.recheck(connection)
         recheck_by(self._connections.get(connection) or (), connection)
 
     async def replace_rules(self, pairs: Sequence[tuple[Service, Service]]) -> None:

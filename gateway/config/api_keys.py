@@ -99,7 +99,7 @@ def _parse_parts(parts: Mapping[str, Any]) -> ApiKey:
         raise ValueError('needs a text as key; write key = "KEY"')
     check_visible(text)
     key = parse_api_key(text)
-    if services is None:
+    if "services" not in parts:  # `null` is a mistake, and must not permit all
         return key
     if not (isinstance(services, list) and services and all(isinstance(each, str) for each in services)):
         raise ValueError('needs names as services; write services = ["pubsub_backend"], or leave it out to permit all')

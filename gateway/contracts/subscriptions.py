@@ -72,6 +72,9 @@ class LocalSubscriptionStore:
         key, found = (subscription.service, subscription.channel), self._valid(identity)
         if key not in found and len(found) >= STORED_MAX:
             raise too_many()
+        if len(self._stored) >= LOCAL_MAX:
+            for each in tuple(self._stored):
+                self._valid(each)  # expired ones do not count
         if identity not in self._stored and len(self._stored) >= LOCAL_MAX:
             raise LimitExceeded("server_subscriptions", f"At most {LOCAL_MAX} identities have stored subscriptions")
         within_s = subscription.expires_in_s

@@ -21,7 +21,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.connection.shared_limits import site_of
 from snorky.gateway.contracts.limits import LimitStore
-from snorky.gateway.errors import CloseCode, ConnectionClosed, LimitExceeded
+from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed, LimitExceeded
 from snorky.gateway.metrics import Metrics
 
 __all__ = ["ClusterCounts", "Unit"]
@@ -58,6 +58,7 @@ class ClusterCounts:
         self._units: dict[Connection, list[Unit]] = {}  # the newest last
         self._channels: dict[Connection, dict[str, list[Unit]]] = {}  # by channel key; the newest connection last
         self._lost: Counter[Unit] = Counter()  # not handled yet
+        self._entering: dict[Connection, list[int]] = {}  # [subscriptions being counted, rechecks meanwhile]
 
     async def enter(self, identity: str | None, address: str) -> Sequence[Unit]:
         """Count a client before its connection exists. The caller must then call `bind` or `leave`.
@@ -106,7 +107,7 @@ class ClusterCounts:
     async def enter_channel(self, connection: Connection, key: str, *, subscribers_max: int) -> None:
         """Count a subscription before it is made, until `leave_channel`. key: of the channel. subscribers_max: 0 = any.
 
-        Raises LimitExceeded, BrokerUnavailable, ConnectionClosed: nothing is counted.
+        Raises LimitExceeded, BrokerUnavailable (also after `recheck`), ConnectionClosed: nothing is counted.
         """
         wanted = [(SUBSCRIBERS, key, subscribers_max)] if subscribers_max else []
         if connection.identity is not None and self._maxima[CHANNELS]:
@@ -114,19 +115,37 @@ class ClusterCounts:
         if not wanted or key in connection.channels or key in self._channels.get(connection, ()):
             return
         taken: list[Unit] = []
+        entering = self._entering.setdefault(connection, [0, 0])
+        entering[0] += 1
+        rechecks = entering[1]
         try:
             for limit, name, maximum in wanted:
                 await self._take(limit, name, connection.identity, connection.remote_ip, maximum)
                 taken.append((limit, name))
             if connection.is_closed:
                 raise ConnectionClosed
+            if entering[1] != rechecks:
+                raise BrokerUnavailable("rights changed while a subscription was counted")
         except BaseException:
             self.leave(taken)
             raise
+        finally:
+            entering[0] -= 1
+            if not entering[0]:
+                del self._entering[connection]
         if key in self._channels.setdefault(connection, {}):  # another call has counted it meanwhile
             self.leave(taken)
         else:
             self._channels[connection][key] = taken
+
+    def recheck(self, connection: Connection) -> None:
+        """Let the subscriptions fail that are being counted: they were permitted before rights were looked at again.
+
+        Their clients are told `unavailable`, and rules are asked when they try again.
+        """
+        entering = self._entering.get(connection)
+        if entering is not None:
+            entering[1] += 1
 
     def leave_channel(self, connection: Connection, key: str) -> None:
         """Give back what a subscription counts that has ended. Idempotent."""

@@ -4,6 +4,7 @@ In Redis, each key in a slot of its own:
 - the hash `PREFIX:{subscriptions IDENTITY}`: SERVICE:CHANNEL -> EXPIRES_MS GENERATION OPTIONS; 0 = it does not expire;
 - the string `PREFIX:{subscribed SERVICE:CHANNEL}`: the channel's generation, a random text.
 A subscription is valid while it has the present generation of its channel. So `end` deletes one key for all identities.
+`find` removes those that are not valid any more, and so does `add` if there are too many.
 Both keys expire after UNUSED_S. Each `find` prolongs the keys of its identity and of its channels.
 """
 
@@ -61,7 +62,11 @@ class RedisSubscriptionStore:
             b"%d" % STORED_MAX,
             _UNUSED_MS,
         ]
-        if not await self._run(_of_identity(identity), Call("subscribe", [self._key(identity)], arguments)):
+        call = Call("subscribe", [self._key(identity)], arguments)
+        if await self._run(_of_identity(identity), call):
+            return
+        await self.find(identity)  # it removes those whose channels have ended
+        if not await self._run(_of_identity(identity), call):
             raise too_many()
 
     async def remove(self, identity: str, service: str, channel: str | None) -> None:
@@ -81,7 +86,8 @@ class RedisSubscriptionStore:
         words = await self._run(_of_identity(identity), call)
         fields = [field.decode(errors="replace") for field in words[::3]]
         generations = await self._generations(fields)
-        found = []
+        found: list[StoredSubscription] = []
+        ended: list[bytes] = []
         for field, value, rest_ms in zip(fields, words[1::3], words[2::3], strict=True):
             generation, _, options = value.partition(b" ")
             if generation == generations[field]:
@@ -89,6 +95,10 @@ class RedisSubscriptionStore:
                 has_positions = msgspec.json.decode(options, type=_Options).has_positions
                 expires_in_s = None if rest_ms == 0 else rest_ms / 1000
                 found.append(StoredSubscription(service, channel, has_positions, expires_in_s))
+            else:
+                ended += [field.encode(), value]
+        if ended:
+            await self._run(_of_identity(identity), Call("forget", [self._key(identity)], ended))
         return found
 
     async def _generations(self, fields: Sequence[str]) -> dict[str, bytes | None]:

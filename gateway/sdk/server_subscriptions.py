@@ -84,6 +84,7 @@ class ServerSubscriptions:
         self._subscribing: dict[Connection, dict[str, asyncio.Task[bool]]] = {}  # by channel key
         self._orders: set[_Work] = set()
         self._restoring: dict[Connection, _Work] = {}
+        self._again: dict[Connection, set[str]] = {}  # channel keys, see `begins_again`
 
     async def stop(self) -> None:
         """Cancel everything in progress. Idempotent."""
@@ -142,6 +143,10 @@ class ServerSubscriptions:
             for key, task in tasks.items():
                 if _ends(order, connection, *key.split(":", 1)):
                     task.cancel()
+        for connection, keys in self._again.items():
+            for key in keys - set(connection.channels):
+                if _ends(order, connection, *key.split(":", 1)):
+                    self._auth.grants.drop(connection, key)
         for work in (*self._orders, *self._restoring.values()):
             work.ended.append(order)
 
@@ -162,6 +167,7 @@ class ServerSubscriptions:
             work.task.cancel()
         for task in self._subscribing.get(connection, {}).values():
             task.cancel()
+        self._again.pop(connection, None)
 
     # -- for services ----------------------------------------------------------------------------------------------
 
@@ -183,6 +189,13 @@ class ServerSubscriptions:
             if not task.done():
                 raise BrokerUnavailable("server-side subscription")
         return connection.grants is not None and connection.grants.get(key) is SERVER_SIDE
+
+    def begins_again(self, connection: Connection, service: str, channel: Json) -> None:
+        """Note that a client begins its server-side subscription again. Call it while the connection is subscribed.
+
+        If that fails, the client may try again, unless an order to unsubscribe comes first.
+        """
+        self._again.setdefault(connection, set()).add(channel_key(service, channel))
 
     # -- inner -----------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ class Subscribing(PresenceCommands):
         async with present(self.topics, self.rosters, connection, channel) if is_entering else nullcontext():
             self.demand_still(request, "subscribe", channel, grant)
             if is_again:
+                self.cluster.control.subscriptions.begins_again(connection, self.name, channel)
                 self.topics.suspend(connection, channel)
             try:
                 if history is not None and is_recovering and rule.recovery:

@@ -376,6 +376,25 @@ async def test_many_names_are_written_again_in_several_calls(server: Any) -> Non
         assert not any(await asyncio.gather(*(b.take(name, 1) for name in names)))
 
 
+async def test_no_other_node_takes_units_that_are_written_again_in_several_calls(server: Any) -> None:
+    async with counting(server.url) as make:
+        a, b = make("a", renew_s=3600.0), make("b", renew_s=3600.0)
+        names = [f"user {number}" for number in range(1500)]
+        assert all(await asyncio.gather(*(a.take(name, 1) for name in names)))
+        assert isinstance(a.store, RedisLimitStore)
+        for bucket in a.store._buckets:
+            if bucket._task is not None:
+                await bucket._task  # its answer would register the node again
+            bucket._is_registered = False  # as after a call whose outcome is unknown
+            bucket._counts.pop(next(iter(bucket._counts)))  # that Redis has nevertheless
+        a.store._renew()
+        taken = await asyncio.gather(*(b.take(name, 1) for name in names[1000:]))
+        assert (taken.count(True), a.lost) == (0, 0)
+        await asyncio.gather(*(a.settled(name) for name in names[-100:]))
+        freed = await asyncio.gather(*(b.take(name, 1) for name in names))
+        assert freed.count(True) == BUCKETS, "what it does not count any more is free"
+
+
 # -- a model ---------------------------------------------------------------------------------------------------
 
 NODES, MAXIMUM = 3, 4

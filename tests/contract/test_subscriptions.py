@@ -119,6 +119,23 @@ async def test_number_for_one_identity_is_bounded(make: MakeStore, monkeypatch: 
     assert await channels(store) == ["pubsub:a", "pubsub:b", "pubsub:c"]
 
 
+@pytest.mark.parametrize("is_found", [True, False])
+async def test_channels_that_ended_for_all_identities_do_not_count(
+    make: MakeStore, monkeypatch: pytest.MonkeyPatch, is_found: bool
+) -> None:
+    monkeypatch.setattr(contract, "STORED_MAX", 3)
+    monkeypatch.setattr(redis_module, "STORED_MAX", 3)
+    store = make()
+    await store.add("ann", of("stays"))
+    for number in range(4):
+        await store.add("ann", of(f"order:{number}"))
+        await store.end("pubsub", f"order:{number}")
+        if is_found:
+            assert await channels(store) == ["pubsub:stays"]
+    await store.add("ann", of("order:0"))
+    assert await channels(store) == ["pubsub:order:0", "pubsub:stays"]
+
+
 async def test_identities_of_one_process_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "LOCAL_MAX", 2)
     store = LocalSubscriptionStore()
@@ -127,7 +144,9 @@ async def test_identities_of_one_process_are_bounded(monkeypatch: pytest.MonkeyP
     with pytest.raises(LimitExceeded, match="At most 2 identities"):
         await store.add("cid", of("a"))
     await store.remove("bob", "pubsub", "a")
-    await store.add("cid", of("a"))
+    await store.add("cid", of("a", expires_in_s=0.01))
+    await asyncio.sleep(0.05)
+    await store.add("dan", of("a"))
 
 
 @pytest.mark.parametrize("text", ["a:b", "{x}", "}", "*", "Ærøskøbing", " ", "\\", '"', "1", "x" * 255])

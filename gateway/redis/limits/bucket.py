@@ -4,8 +4,8 @@ Rules:
 - One call is in progress at a time. It carries all names that changed since the last one, each with the number of
   units wanted in total, so a repeated or late call cannot add units twice.
 - Calls are numbered, and each names the one before. If Redis does not have the state after that one (data lost, an
-  older copy, or expired units), or if the outcome of a call is unknown, the next call writes all units again. A late
-  call is refused by its number.
+  older copy, or expired units), or if the outcome of a call is unknown, the next call writes all units again. If they
+  need several calls, the old units count until the new ones are written. A late call is refused by its number.
 - A node renews its state also when it counts nothing. So an empty bucket means that Redis has lost its data, or that no
   node could renew in time. Then nodes first write what they held, for SETTLE_S, and those that wait for units wait on.
 - Units are held here only after Redis has granted them, and until the caller gives them back.
@@ -176,7 +176,7 @@ class Bucket:
         """Send one batch of changes. Raises BrokerUnavailable."""
         before = b"%d" % self._number
         if not self._is_registered:
-            before, self._changed = b"", dict.fromkeys(self._counts)
+            before, self._changed = b"" if len(self._counts) <= BATCH else b"*", dict.fromkeys(self._counts)
         names = list(self._changed)[:BATCH]
         for name in names:
             del self._changed[name]
@@ -191,14 +191,16 @@ class Bucket:
             self._is_due = True  # write all again
             return
         self._is_registered, self._current_until_s = True, sent_s + int(self._ttl_ms) / 1000
-        units, settling_ms = granted
+        units, settling_ms, known = granted
+        self._changed |= {name: None for name in known if name and name not in self._counts}  # to be removed
         for (name, takes), each in zip(sent, units, strict=True):
             self._settle(name, takes, each, is_settling=settling_ms > 0)
         if settling_ms and self._settled is None:
             self._settled = asyncio.get_running_loop().call_later(settling_ms / 1000, self._on_settled)
 
-    async def _call(self, names: Sequence[str], before: bytes) -> tuple[list[int], int] | None:
-        """Make one call. Returns the granted units, and the ms until new ones are granted (0: they are).
+    async def _call(self, names: Sequence[str], before: bytes) -> tuple[list[int], int, list[str]] | None:
+        """Make one call. Returns the granted units, the ms until new ones are granted (0: they are), and the names that
+        Redis has after the first of several calls that write all again.
 
         None: Redis does not have the former state. Raises as `_send`.
         """
@@ -214,7 +216,7 @@ class Bucket:
             ((status, living, *rest),) = await self._scripts.run(Call("count", keys, [*head, *ids, *words]))
             self._others = sorted(owner.decode() for owner in living)
             if status == b"ok":
-                return [int(units) for units in rest[0]], int(rest[1])
+                return [int(units) for units in rest[0]], int(rest[1]), [name.decode() for name in rest[2]]
             if status == b"lost":
                 return None
             if status == b"late":  # only another process with the same id could have sent it

@@ -152,6 +152,13 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/config/test_api_keys.py", "test_no_key_has_two_names"),
     ),
     Mutation(
+        guard="services of keys that are null",
+        file="gateway/config/api_keys.py",
+        old='    if "services" not in parts:',
+        new="    if services is None:",
+        argv=test("tests/unit/config/test_api_keys.py", "test_services_that_are_no_list_are_refused"),
+    ),
+    Mutation(
         guard="known services of keys",
         file="gateway/runtime/gateway.py",
         old="        if problems := problems_of_keys(settings.private, self._private):\n",

@@ -232,6 +232,27 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_CONTRACT, "test_units_are_not_current_while_they_cannot_be_renewed"),
     ),
     Mutation(
+        guard="rights that change while a subscription is counted",
+        file="gateway/presence/cluster_counts.py",
+        old="            if entering[1] != rechecks:\n",
+        new="            if False:\n",
+        argv=test(_CLIENTS, "test_rights_that_change_while_a_subscription_is_being_counted_apply"),
+    ),
+    Mutation(
+        guard="units that are written again in several calls",
+        file=_SCRIPT,
+        old="  if ARGV[5] == '' then\n",
+        new="  if true then\n",
+        argv=test(_CONTRACT, "test_no_other_node_takes_units_that_are_written_again_in_several_calls and valkey"),
+    ),
+    Mutation(
+        guard="units that a node does not count any more",
+        file=_BUCKET,
+        old="if name and name not in self._counts}",
+        new="if not name}",
+        argv=test(_CONTRACT, "test_no_other_node_takes_units_that_are_written_again_in_several_calls and valkey"),
+    ),
+    Mutation(
         guard="the size of messages on a channel",
         file="gateway/connection/publish_limits.py",
         old="        if rule.message_max_bytes and json_size(message) > rule.message_max_bytes:\n",

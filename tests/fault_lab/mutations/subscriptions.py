@@ -25,6 +25,20 @@ SUBSCRIPTION_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_BEGUN, "test_unsubscribe_ends_a_subscription_in_progress"),
     ),
     Mutation(
+        guard="end of a subscription that could not begin again",
+        file="gateway/sdk/server_subscriptions.py",
+        old="                    self._auth.grants.drop(connection, key)\n",
+        new="                    pass\n",
+        argv=test(_BEGUN, "test_unsubscribe_also_ends_a_subscription_that_could_not_begin_again"),
+    ),
+    Mutation(
+        guard="stored subscriptions whose channels have ended",
+        file="gateway/redis/subscriptions.py",
+        old="        if ended:\n",
+        new="        if False:\n",
+        argv=test(_STORED, "test_channels_that_ended_for_all_identities_do_not_count and valkey"),
+    ),
+    Mutation(
         guard="end of an order before the next one",
         file="gateway/sdk/control.py",
         old="        self._subscribing = asyncio.Lock()",

@@ -95,8 +95,9 @@ def test_a_part_that_is_wrong_is_reported_with_what_to_write(tmp_path: Path, par
     assert SECRET not in problem
 
 
-def test_services_that_are_not_json_are_refused(tmp_path: Path) -> None:
-    problem = only_problem_of(tmp_path, **{VARIABLE: SECRET, f"{VARIABLE}__SERVICES": "control"})
+@pytest.mark.parametrize("written", ["control", "", "null"])
+def test_services_that_are_no_list_are_refused(tmp_path: Path, written: str) -> None:
+    problem = only_problem_of(tmp_path, **{VARIABLE: SECRET, f"{VARIABLE}__SERVICES": written})
     assert f"{VARIABLE}__SERVICES" in problem and 'write services = ["pubsub_backend"]' in problem
 
 

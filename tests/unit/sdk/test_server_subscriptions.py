@@ -274,6 +274,21 @@ async def test_client_may_ask_for_a_server_side_subscription_only_while_it_has_o
             assert answer == ("Error: Not subscribed" if side else "Error: Not authorized")
 
 
+@pytest.mark.parametrize("order", [{"channel": "closed:1"}, {"identity": "ann"}, {"connection_id": "n0.1"}], ids=str)
+async def test_unsubscribe_also_ends_a_subscription_that_could_not_begin_again(order: Any) -> None:
+    async with town(1, services) as nodes:
+        ann = nodes.client(0, "ann")
+        await subscribe(nodes, "closed:1", identity="ann")
+        for may_try_again in (True, False):
+            nodes.brokers[0].is_failing = True
+            assert await ann.ask("pubsub", "subscribe", channel="closed:1") == "Error: Temporarily unavailable"
+            nodes.brokers[0].is_failing = False
+            if not may_try_again:
+                await unsubscribe(nodes, **order)
+            answer = await ann.ask("pubsub", "subscribe", channel="closed:1")
+            assert answer == (None if may_try_again else "Error: Not authorized")
+
+
 async def test_client_that_begins_again_stays_in_the_presence_and_leaves_it_at_the_end() -> None:
     async with town(2, services) as nodes:
         bob, ann = nodes.client(1, "bob"), nodes.client(0, "ann")

@@ -1,5 +1,6 @@
 """Limits over all nodes, for what clients send, publish and subscribe to: nodes in one process, on a manual clock."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -173,6 +174,31 @@ async def test_a_subscription_that_begins_again_keeps_its_place() -> None:
         client.disconnect()
         cluster.units.is_failing = False
         assert await subscribing(other) == "ok"
+
+
+async def test_rights_that_change_while_a_subscription_is_being_counted_apply() -> None:
+    services = pubsub(subscribers_max=5)
+    async with memory_cluster(1, lambda: services) as cluster:
+        client, node = await cluster.connect(0, "ann"), cluster.nodes[0]
+        take, has_begun, may_end = cluster.limit_stores[0].take, asyncio.Event(), asyncio.Event()
+
+        async def late(*units: Any) -> bool:  # as if Redis answered late
+            has_begun.set()
+            await may_end.wait()
+            return await take(*units)
+
+        cluster.limit_stores[0].take = late  # type: ignore[method-assign]
+        asking = asyncio.create_task(subscribing(client))
+        await has_begun.wait()
+        closed = PubSubService(
+            channels=[{"match": "limited*", "subscribers_max": 5, "allow_subscribe": "nobody"}], unmatched="open"
+        )
+        await node.replace_rules([(services[0], closed)])
+        may_end.set()
+        assert await asking == "unavailable"
+        assert not client.connection.channels
+        assert cluster.units.total("channel_subscribers_max", "pubsub:limited") == 0
+        assert await subscribing(client) == "not_authorized"
 
 
 async def test_subscribers_that_were_lost_are_closed() -> None:

@@ -5,9 +5,10 @@
 -- nodes already held: other nodes may not have written theirs again yet.
 -- KEYS owners, settling, units of this node, units of each other node that the caller knows, in the order of ARGV
 -- ARGV this node, ttl_ms, settle_ms, number of this call, number of the call before (empty: the names below are all
---      that this node counts), how many other nodes, their ids, then for each name: name, units held, units wanted,
+--      that this node counts; "*": they are the first of them), how many other nodes, their ids, then for each name: name, units held, units wanted,
 --      maximum (0: none)
--- Returns {status, the other living nodes, the units that this node now has of each name, ms to wait for new ones}
+-- Returns {status, the other living nodes, the units that this node now has of each name, ms to wait for new ones,
+-- after "*": the names that Redis had for this node, with an empty one}
 -- status "ok"; otherwise no units were changed: "nodes": the caller does not know all other nodes; "lost": Redis does
 -- not have the state after the call before; "late": a newer call came first.
 local ttl_ms, settle_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -40,11 +41,19 @@ if not is_known then
   return {'nodes', living}
 end
 local before = redis.call('HGET', KEYS[3], '')
-if ARGV[5] == '' then
+local known = {}
+if ARGV[5] == '' or ARGV[5] == '*' then
   if before and tonumber(before) >= tonumber(ARGV[4]) then
     return {'late', living}
   end
-  redis.call('DEL', KEYS[3])
+  if ARGV[5] == '' then
+    redis.call('DEL', KEYS[3])
+  else -- other nodes must not take what the next calls write
+    local words = redis.call('HGETALL', KEYS[3])
+    for at = 1, #words, 2 do
+      known[#known + 1] = words[at]
+    end
+  end
 elseif before ~= ARGV[5] then
   return {'lost', living}
 end
@@ -73,4 +82,4 @@ redis.call('HSET', KEYS[3], '', ARGV[4])
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2]) -- it expires after the units of every node
-return {'ok', living, granted, settling_ms}
+return {'ok', living, granted, settling_ms, known}
