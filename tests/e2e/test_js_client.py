@@ -131,7 +131,7 @@ async def test_token_is_replaced_before_it_expires_and_the_connection_stays(tmp_
 
 async def test_readme_of_the_client_works_unchanged(tmp_path: Path) -> None:
     token = jwt.encode({"sub": "ann", "iat": time.time(), "exp": time.time() + 60}, SECRET, "HS256")
-    block, _ = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
+    block, *_ = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
     async with running_fleet(tmp_path, nodes=1, env=TOKENS_AND_OPEN_PUBSUB) as fleet:
         here = {
             '"./snorky.js"': json.dumps(str(JS / "src" / "snorky.js")),
