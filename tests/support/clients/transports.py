@@ -26,7 +26,7 @@ __all__ = ["TRANSPORTS", "TransportStage"]
 _RECEIVE = {"xhr-streaming": "xhr_streaming", "xhr-polling": "xhr"}
 TRANSPORTS = ("json", "msgpack", "sockjs-websocket", *_RECEIVE)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_DEADLINE_S = 10.0
+_DEADLINE_S = 30.0  # of a loaded machine
 _PROBE = aiohttp.ClientTimeout(total=0.5)
 _TOO_LARGE = "x" * 70_000  # larger than the limit of a message
 

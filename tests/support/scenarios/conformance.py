@@ -48,7 +48,7 @@ __all__ = [
     "waits",
 ]
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0  # of a loaded machine
 FENCE = "fence"  # a channel of pubsub
 STRANGER: Final = "\0"  # in place of an identity: a client without one that may not even subscribe to the fence
 _MARKS = itertools.count()
