@@ -141,7 +141,7 @@ class ClusterCounts:
     def recheck(self, connection: Connection) -> None:
         """Let the subscriptions fail that are being counted: they were permitted before rights were looked at again.
 
-        Their clients are told `unavailable`, and rules are asked when they try again.
+        Their clients get the error `unavailable`. When they try again, the rules are checked again.
         """
         entering = self._entering.get(connection)
         if entering is not None:

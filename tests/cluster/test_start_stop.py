@@ -1,7 +1,7 @@
 """How a node starts and stops in situations that a machine, a shell or a service manager causes.
 
 Each row of SITUATIONS: a name, how `snorky serve` is started, what happens to it, the exit code, the expected stderr.
-A stderr without a reader, and more clients than descriptors, need more than a row: they have tests of their own.
+A stderr without a reader, and more clients than descriptors, need more than a row: see test_starved.py.
 
 Rules:
 - A client is connected when a signal comes: it must get `moving` and close 1001, and no reset, unless the row says
@@ -35,7 +35,6 @@ from tests.support.processes.tools import ROOT, free_port
 
 DEADLINE_S = 30.0
 DRAIN_GRACE_S = "1"
-_F_SETPIPE_SZ = 1031
 _SERVE = " ".join([*GATEWAY, "serve"])
 
 
@@ -364,69 +363,3 @@ async def test_situation(row: Situation, tmp_path: Path) -> None:
             assert text in log, log
         for text in row.says_not:
             assert text not in log, log
-
-
-async def test_a_node_runs_and_stops_while_its_stderr_is_not_read() -> None:
-    """A pipe of 4 KiB, full from the beginning, no reader: the node starts, serves, drains and ends."""
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, _F_SETPIPE_SZ, 4096)
-    public, private = free_port(), free_port()
-    env = {
-        "SNORKY_PUBLIC__PORT": str(public),
-        "SNORKY_PRIVATE__PORT": str(private),
-        "SNORKY_PUBLIC__DRAIN_GRACE_S": DRAIN_GRACE_S,
-    }
-    filled = os.write(writing, b"x" * 4096)
-    process = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond, once
-        [*GATEWAY, "serve"], env=clean_environment(env), cwd=ROOT, stderr=writing
-    )
-    os.close(writing)
-    try:
-        assert filled == 4096
-        await until_ready(process, private)
-        async with aiohttp.ClientSession() as session:
-            socket = await session.ws_connect(f"ws://127.0.0.1:{public}/ws")
-            await socket.send_json(
-                {"service": "pubsub", "message": {"command": "subscribe", "params": {"channel": "a"}}}
-            )
-            assert (await socket.receive_json(timeout=10))["message"]["type"] == "response"
-            process.terminate()
-            assert (await asyncio.wait_for(watch(socket), DEADLINE_S)) == "moving 1001"
-        assert await asyncio.to_thread(process.wait, DEADLINE_S) == 0
-        assert os.read(reading, 65_536).count(b"x") >= 4096
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(DEADLINE_S)
-        os.close(reading)
-
-
-async def test_more_clients_than_descriptors_leave_the_private_port_alone(tmp_path: Path) -> None:
-    """`ulimit -n 64` and 70 clients: health and metrics were reset too, and nothing was logged or counted."""
-    row = Situation("flood", command="ulimit -n 64; exec SERVE 2>LOG")
-    async with started(row, tmp_path) as process:
-        await process.until_ready()
-        sockets = []
-        try:
-            for _ in range(70):
-                reader, writer = await asyncio.open_connection("127.0.0.1", process.public_port)
-                sockets.append((reader, writer))
-            text = ""
-            async with aiohttp.ClientSession() as session:
-                for _ in range(20):
-                    for path in ("/healthz", "/readyz", "/metrics"):
-                        url = f"http://127.0.0.1:{process.private_port}{path}"
-                        async with session.get(url, headers={"Connection": "close"}) as response:
-                            assert response.status == 200
-                            text = await response.text()
-            refused = next(line for line in text.splitlines() if 'limit_hits_total{limit="descriptors"}' in line)
-            assert float(refused.split()[1]) >= 10
-            limit = next(line for line in text.splitlines() if line.startswith("snorky_connections_limit "))
-            assert float(limit.split()[1]) < 48
-            assert "connections refused" in process.log
-        finally:
-            for _, writer in sockets:
-                writer.close()
-        os.kill(process.process.pid, signal.SIGTERM)
-        assert await process.code() == 0
-        assert "Traceback" not in process.log

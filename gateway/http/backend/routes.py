@@ -41,7 +41,7 @@ _log = structlog.get_logger("snorky.backend")
 
 @dataclass(frozen=True, slots=True)
 class _Sender:
-    """Who sent a request. key_name: "none" if no key is set."""
+    """The sender of a request. key_name: "none" if no key is set."""
 
     key_name: str
     address: str | None

@@ -92,7 +92,7 @@ async def run(clock: Clock, demand: Demand, *, nodes: int = 3, connections: int 
 
 
 def total(nodes: Sequence[SimulatedNode]) -> float:
-    """Return the messages that all nodes accepted, as a fraction of what the limit allows."""
+    """Return the messages that all nodes accepted, as a fraction of the limit."""
     return sum(node.granted for node in nodes) / (LIMIT * PERIOD_S)
 
 

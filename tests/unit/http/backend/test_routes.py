@@ -12,7 +12,7 @@ import snorky.gateway.http.backend.door as door_module
 import snorky.gateway.http.backend.routes as module
 from snorky.gateway.config.settings import ApiKey, Private
 from snorky.gateway.http.app import BACKEND_MAX_BYTES
-from snorky.gateway.http.backend.key_brake import ADDRESSES_MAX, FREE, INTERVAL_S, WAIT_MAX_S, Brake
+from snorky.gateway.http.backend.key_brake import WAIT_MAX_S
 from tests.support.clients.raw_ws import RawClient, Response
 from tests.support.scenarios.site import Echo, RunningSite, on_both_loops, running_site, until
 
@@ -179,19 +179,6 @@ async def test_calls_that_a_key_does_not_permit_are_counted_logged_and_audited()
     assert len(audited) == 21
     assert {"by": "jobs", "command": "disconnect", "outcome": "not_authorized"}.items() <= audited[0].items()
     assert "invented" not in str(lines) and "secret-text" not in str(lines)
-
-
-def test_each_address_has_its_own_pace_and_their_number_is_bounded() -> None:
-    now_s = 0.0
-    brake = Brake(clock=lambda: now_s)
-    waits = [brake.wait_s("a") for _ in range(40)]
-    assert waits[:FREE] == [0.0] * FREE and waits[-1] is None and waits[FREE] == INTERVAL_S
-    assert brake.wait_s("b") == 0.0
-    now_s += 60
-    assert brake.wait_s("a") == 0.0
-    for number in range(2 * ADDRESSES_MAX):
-        brake.wait_s(f"address {number}")
-    assert len(brake._next_s) <= ADDRESSES_MAX + 1
 
 
 @on_both_loops
@@ -407,14 +394,3 @@ async def test_other_methods_are_refused_and_ops_answer() -> None:
         await client.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         response = await client.response()
         assert response.status == 503 and json.loads(response.body)["reasons"] == ["redis_unverified"]
-
-
-@on_both_loops
-async def test_the_public_port_knows_no_private_path() -> None:
-    async with running_site() as site:
-        for path in ("/backend", "/metrics", "/healthz", "/readyz"):
-            client = await site.open()
-            await client.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            response = await client.response()
-            assert response.status == 404
-            assert response.headers["x-content-type-options"] == "nosniff"
