@@ -13,7 +13,6 @@ from snorky.gateway import Node, ServiceRegistry
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.settings import Public, Settings
 from snorky.gateway.connection.connection import SERVER_SIDE
-from snorky.gateway.contracts.limits import LocalLimitStore, OnLost
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.runtime.reload import Reloader
@@ -388,23 +387,3 @@ async def test_history_of_a_new_rule_is_kept() -> None:
         await ann.ask("pubsub", "publish", channel="a:1", message=1)
         found = await ann.ask("pubsub", "history", channel="a:1")
         assert [each["message"] for each in found["messages"]] == [1]
-
-
-async def test_the_first_limit_of_a_channel_starts_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[LocalLimitStore] = []
-    start = LocalLimitStore.start
-
-    def record(store: LocalLimitStore, on_lost: OnLost) -> None:
-        started.append(store)
-        start(store, on_lost)
-
-    monkeypatch.setattr(LocalLimitStore, "start", record)
-    async with running(pubsub={"channels": [OPEN]}) as built:
-        ann, bob = built.client("ann"), built.client("bob")
-        assert started == []
-        for _ in range(2):
-            await built.reload(pubsub={"channels": [{**OPEN, "subscribers_max": 1}]})
-            built.settings = cast(Settings, built.written)
-        assert len(started) == 1
-        assert await ann.ask("pubsub", "subscribe", channel="a:1") is None
-        assert str(await bob.ask("pubsub", "subscribe", channel="a:1")).startswith("Error: ")
