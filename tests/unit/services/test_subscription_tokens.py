@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway import Access, History, Rules, Service
+from snorky.gateway import Access, Rules, Service
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import Verifier
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations
@@ -18,8 +18,9 @@ from snorky.services.cursors import CursorsService
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request
 from tests.support.fakes.fake_wire import settle, until
-from tests.support.fakes.memory_cluster import Resident, Town, town
+from tests.support.fakes.memory_cluster import Town, town
 from tests.support.scenarios.logins import AUTH, FIXED
+from tests.support.scenarios.subscription_tokens import is_granted, publish, received, subscribe, token
 from tests.support.scenarios.tokens import claims, forged, hmac_token
 
 RULES = [
@@ -30,7 +31,6 @@ RULES = [
 ROOMS = [{"match": "*", "allow_join": "token"}]
 REFUSED = "Error: Not authorized"
 HS256 = {"alg": "HS256", "typ": "JWT"}
-HISTORY = History(300.0, 10)
 
 
 def services() -> list[Service]:
@@ -70,26 +70,6 @@ async def nodes(revocations: Slow) -> AsyncIterator[Town]:
         yield built
         for node in built.nodes:
             assert not len(node.auth.grants) or node.connections
-
-
-def token(channel: Any = "orders:7", identity: Any = "ann", *, within_s: float = 60.0, **claims: Any) -> str:
-    return hmac_token(identity, channel=channel, exp=time.time() + within_s, **claims)
-
-
-async def subscribe(client: Resident, channel: Any = "orders:7", **params: Any) -> Any:
-    return await client.ask("pubsub", "subscribe", channel=channel, **params)
-
-
-def is_granted(answer: Any) -> bool:
-    return set(answer) == {"expiresInS"} and 0 <= answer["expiresInS"] <= 60
-
-
-async def publish(nodes: Town, message: Any, channel: Any = "orders:7") -> None:
-    await nodes.nodes[1].channels.publish_kept("pubsub", channel, message, HISTORY)
-
-
-def received(client: Resident) -> list[Any]:
-    return [each.get("message", each["type"]) for each in client.notifications]
 
 
 async def test_a_token_permits_its_channel_to_its_client(nodes: Town) -> None:
