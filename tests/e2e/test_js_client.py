@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import time
 from collections import Counter
 from contextlib import suppress
@@ -19,6 +18,7 @@ from tests.support.clients.numbers import CHANNELS, DEADLINE_S, publishing
 from tests.support.processes.fleet import SECRET, running_fleet
 from tests.support.processes.proxy import FaultProxy
 from tests.support.processes.tools import eventually, program
+from tests.support.scenarios.pages import code_block
 from tests.support.scenarios.tokens import TOKENS_AND_OPEN_PUBSUB
 
 pytestmark = [
@@ -131,7 +131,7 @@ async def test_token_is_replaced_before_it_expires_and_the_connection_stays(tmp_
 
 async def test_readme_of_the_client_works_unchanged(tmp_path: Path) -> None:
     token = jwt.encode({"sub": "ann", "iat": time.time(), "exp": time.time() + 60}, SECRET, "HS256")
-    block, *_ = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
+    block = code_block(JS / "README.md", "js", containing="my_command")
     async with running_fleet(tmp_path, nodes=1, env=TOKENS_AND_OPEN_PUBSUB) as fleet:
         here = {
             '"./snorky.js"': json.dumps(str(JS / "src" / "snorky.js")),

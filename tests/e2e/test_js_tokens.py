@@ -5,7 +5,6 @@ No message is delivered after the end of a subscription, and none before it is l
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from tests.support.clients.numbers import DEADLINE_S
 from tests.support.processes.fleet import SECRET, Fleet, running_fleet
 from tests.support.processes.nodes import NodeProcess
 from tests.support.processes.tools import program
+from tests.support.scenarios.pages import code_block
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "node"),
@@ -173,7 +173,7 @@ async def test_readme_example_with_tokens_works(tmp_path: Path) -> None:
     async def give(request: web.Request) -> web.Response:
         return web.Response(text=token(channel=request.query["channel"], jti="t1"))
 
-    _, block = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
+    block = code_block(JS / "README.md", "js", containing="{ token, recover: true }")
     app = web.Application()
     app.add_routes([web.get("/token", give)])
     runner = web.AppRunner(app)

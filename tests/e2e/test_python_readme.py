@@ -15,6 +15,7 @@ from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.errors import InvalidToken
 from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
 from tests.support.processes.tools import ROOT
+from tests.support.scenarios.pages import code_block
 from tests.support.scenarios.tokens import SECRET
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -75,11 +76,8 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 def program(*containing: str) -> str:
-    """Join the README's Python blocks that have these words, one each."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    chosen = [[block for block in blocks if word in block] for word in containing]
-    assert [len(each) for each in chosen] == [1] * len(containing)
-    return "\n".join(each[0] for each in chosen)
+    """Join the README's Python blocks that contain these texts."""
+    return "\n".join(code_block(CLIENT / "README.md", "python", containing=text) for text in containing)
 
 
 async def test_publisher_of_the_readme_prints_a_position(place: Place) -> None:

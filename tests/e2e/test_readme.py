@@ -13,15 +13,13 @@ from snorky.gateway.config.settings import load
 from snorky.gateway.sdk.loading import load_registries
 from tests.support.processes.nodes import GATEWAY, NodeProcess, Process
 from tests.support.processes.tools import ROOT, eventually, free_port
+from tests.support.scenarios.pages import code_block
 
 README = (ROOT / "README.md").read_text()
 
 
 def program(containing: str) -> str:
-    """Find the one Python block of the README that has this word."""
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in block]
-    assert len(blocks) == 1
-    return blocks[0]
+    return code_block(ROOT / "README.md", "python", containing=containing)
 
 
 async def ask(socket: aiohttp.ClientWebSocketResponse, service: str, command: str, **params: object) -> object:

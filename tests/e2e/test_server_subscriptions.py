@@ -18,7 +18,8 @@ from tests.support.clients.js_crowd import JS
 from tests.support.clients.js_tokens import JsTokens, running_js_tokens
 from tests.support.processes.fleet import SECRET, Fleet, running_fleet
 from tests.support.processes.nodes import NodeProcess
-from tests.support.processes.tools import eventually
+from tests.support.processes.tools import eventually, program
+from tests.support.scenarios.pages import code_block
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "node"),
@@ -180,3 +181,44 @@ async def test_client_recovers_after_its_node_was_killed_and_is_ended_also_while
             await backend.subscribe(CHANNEL, identity="ann")
             await until(lambda: client.begun == 3, "a fence")
             assert client.numbers == list(range(400))
+
+
+async def test_readme_example_of_the_javascript_client_works(tmp_path: Path) -> None:
+    env = {
+        "SNORKY_AUTH__HMAC_SECRET": SECRET,
+        "SNORKY_PRIVATE__API_KEY": KEY,
+        "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(RULES),
+    }
+    block = code_block(JS / "README.md", "js", containing='client.on("subscribed"')
+    async with running_fleet(tmp_path, nodes=1, env=env) as fleet:
+        token = Signer(hmac_secret=SECRET).connection_token("ann")
+        here = {
+            '"./snorky.js"': json.dumps(str(JS / "src" / "snorky.js")),
+            '"wss://example.org/ws"': f"{json.dumps(fleet.url)}, {{ token: {json.dumps(token)} }}",
+        }
+        for there_it_says, here_it_is in here.items():
+            assert there_it_says in block
+            block = block.replace(there_it_says, here_it_is)
+        (tmp_path / "readme.mjs").write_text(f"""
+            import {{ WebSocket }} from {json.dumps(str(JS / "node_modules" / "ws" / "wrapper.mjs"))};
+            globalThis.WebSocket ??= WebSocket;
+            {block}
+            client.on("open", () => console.log("open"));
+            client.on("subscribed", (subscription) => subscription.on("unsubscribed", () => client.close()));
+        """)
+        process = await asyncio.create_subprocess_exec(
+            program("node"), str(tmp_path / "readme.mjs"), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            control(fleet.nodes[0]) as backend,
+            Publisher(fleet.redis.url) as publisher,
+        ):
+            assert await process.stdout.readline() == b"open\n"
+            assert (await backend.subscribe(CHANNEL, identity="ann")).connections == 1
+            await publisher.publish(CHANNEL, {"state": "paid"})
+            assert await process.stdout.readline() == b"orders:7 { state: 'paid' }\n"
+            assert (await backend.unsubscribe(identity="ann", channel=CHANNEL)).connections == 1
+            output, _ = await process.communicate()
+        assert (process.returncode, output.decode()) == (0, "unsubscribed\n")
