@@ -20,6 +20,8 @@ from snorky.gateway.connection.rate_limiter import Limiter
 from snorky.gateway.connection.waiting_replies import WaitingReplies
 from snorky.gateway.errors import CloseCode, ReplyTooLarge
 from snorky.gateway.protocol.codec import MAX_VALUES, encode
+from snorky.gateway.protocol.foreign import Frontend
+from snorky.gateway.protocol.splicing import Compound
 from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["NO_CLAIMS", "SERVER_SIDE", "Connection", "Transport"]
@@ -77,6 +79,7 @@ class Connection:
         "channels",
         "claims",
         "dialect",
+        "frontend",
         "grants",
         "identity",
         "limiter",
@@ -105,6 +108,7 @@ class Connection:
         self._is_closed = False
         self._data: dict[str, Any] | None = None
         self.dialect = dialect
+        self.frontend: Frontend | None = None  # set by the transport before `connect`, if its protocol is a foreign one
         self.identity: str | None = None
         self.claims: Mapping[str, Any] = NO_CLAIMS
         self.remote_ip = remote_ip
@@ -167,21 +171,33 @@ class Connection:
         self.write_reply(self.framed(value))
 
     def framed(self, value: Any) -> bytes:
-        """Encode one message as a frame of this connection's dialect. Raises as `send`."""
+        """Encode one message as a frame of this connection's dialect. Raises as `send`.
+
+        If a foreign protocol sends nothing for it: b"".
+        """
+        if self.frontend is not None:
+            return self._checked(self._translated(value))
         # No node decodes it: a room may have more members than MAX_VALUES. Each takes a byte at least.
         max_values = max(self._outbox_max_bytes, 2 * MAX_VALUES)  # a call's id alone may have MAX_VALUES values
-        frame = self.dialect.frame(encode(value, self.dialect.encoding, max_values=max_values))
-        if len(frame) > self._outbox_max_bytes:
-            raise ReplyTooLarge(self._outbox_max_bytes)
-        return frame
+        return self._checked(self.dialect.frame(encode(value, self.dialect.encoding, max_values=max_values)))
+
+    def framed_compound(self, envelope: dict[str, Any], compound: Compound) -> bytes:
+        """Encode a message that contains `compound.value`, and its followers, as frames. Raises InvalidMessage."""
+        dialect = self.dialect
+        if dialect.rendering is None or self.frontend is None:
+            encoded = compound.encode(envelope, dialect.encoding)
+            return b"".join(map(dialect.frame, (encoded, *compound.followers(envelope["service"], dialect.encoding))))
+        followers = map(dialect.frame, compound.foreign_followers(dialect.rendering))
+        return b"".join((self._translated(compound.resolve(envelope)), *followers))
 
     def write_reply(self, frame: bytes) -> None:
         """Write or queue a frame for this connection only; if the outbox has no room, close: slow consumer.
 
         Raises ReplyTooLarge: larger than the whole outbox; nothing is written.
         """
-        if len(frame) > self._outbox_max_bytes:
-            raise ReplyTooLarge(self._outbox_max_bytes)
+        self._checked(frame)
+        if not frame:
+            return
         if not self.has_room(len(frame)):
             self.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
             return
@@ -240,6 +256,15 @@ class Connection:
     def resume_reading(self) -> None:
         """Resume reading messages from the peer."""
         self._wire.resume_reading()
+
+    def _translated(self, envelope: dict[str, Any]) -> bytes:
+        message = None if self.frontend is None else self.frontend.translate(envelope)
+        return b"" if message is None else self.dialect.frame(message)
+
+    def _checked(self, frame: bytes) -> bytes:
+        if len(frame) > self._outbox_max_bytes:
+            raise ReplyTooLarge(self._outbox_max_bytes)
+        return frame
 
     def _hold(self, data: bytes) -> None:
         self._outbox_bytes += len(data)

@@ -5,9 +5,11 @@ Rules:
   become one piece of bytes, which all its receivers share.
 - There are two forms: plain, and with positions for clients that asked to recover. A publication without a position
   is plain in both; only the second form contains tombstones.
+- Foreign protocols encode publications by a `Rendering`, also once per channel and form. They get no tombstones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from time import monotonic
 
 from snorky.gateway.connection.connection import Connection
@@ -15,8 +17,10 @@ from snorky.gateway.delivery.hub import Channel, Groups, Hub, RosterEvent
 from snorky.gateway.delivery.write_queue import Batch, WriteQueue
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.codec import Encoding, Json, encode, encode_msgpack
-from snorky.gateway.protocol.publication import Publication, Selector
+from snorky.gateway.protocol.codec import Encoding, Json, channel_of, encode_msgpack
+from snorky.gateway.protocol.foreign import Rendering
+from snorky.gateway.protocol.publication import Position, Publication, Selector
+from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["BatchEncoder"]
 
@@ -41,9 +45,13 @@ class BatchEncoder:
         if not payloads:
             return
 
-        def render(encoding: Encoding) -> list[bytes]:
+        def render(dialect: Dialect) -> list[bytes]:
+            encoding = dialect.encoding
             if selector is not None and selector.is_whole:
-                return [_whole(channel, value, encoding) for value in values]
+                return [each for value in values for each in _whole(channel, value, dialect)]
+            if dialect.rendering is not None:
+                publications = zip(payloads, values, repeat(None))
+                return _foreign(channel, publications, dialect.rendering)
             encoded = payloads if encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
@@ -61,37 +69,43 @@ class BatchEncoder:
         if not (channel.positioned and checked):
             return
 
-        def render(encoding: Encoding) -> list[bytes]:
+        def render(dialect: Dialect) -> list[bytes]:
             if selector is not None and selector.is_whole:
-                return [_whole(channel, value, encoding) for _, value in checked]
-            return [_render(channel, publication, value, encoding) for publication, value in checked]
+                return [each for _, value in checked for each in _whole(channel, value, dialect)]
+            if dialect.rendering is not None:
+                known = [(each.payload, value, each.position) for each, value in checked if not each.is_tombstone]
+                return _foreign(channel, known, dialect.rendering)
+            return [_render(channel, publication, value, dialect.encoding) for publication, value in checked]
 
         self._line_up(channel, channel.positioned, render, selector, event)
 
-    def notice(self, channel: Channel, message: Json) -> None:
+    def notice(self, channel: Channel, message: dict[str, Json]) -> None:
         """Queue a whole envelope for all subscribers with positions."""
-        self._line_up(channel, channel.positioned, lambda encoding: [encode(message, encoding)])
+        self._line_up(channel, channel.positioned, lambda dialect: _encoded(message, dialect))
 
     def _line_up(
         self,
         channel: Channel,
         groups: Groups,
-        render: Callable[[Encoding], list[bytes]],
+        render: Callable[[Dialect], list[bytes]],
         selector: Selector | None = None,
         event: RosterEvent | None = None,
     ) -> None:
-        """Queue a pass per dialect. render: called once per encoding; returns the messages."""
+        """Queue a pass per dialect. render: called once per encoding and foreign rendering; returns the messages."""
         chooses = None
         if selector is not None or event is not None:
             chooses = channel.audience(selector, event, monotonic())
-        by_encoding: dict[Encoding, list[bytes]] = {}
+        rendered: dict[Encoding | Rendering, list[bytes]] = {}
         for dialect, group in groups.items():
             connections = tuple(group if chooses is None else filter(chooses, group))
             if not connections:
                 continue
-            messages = by_encoding.get(dialect.encoding)
+            form = dialect.rendering or dialect.encoding
+            messages = rendered.get(form)
             if messages is None:
-                messages = by_encoding[dialect.encoding] = render(dialect.encoding)
+                messages = rendered[form] = render(dialect)
+            if not messages:
+                continue
             data = b"".join(map(dialect.frame, messages))
             self._metrics.deliveries.inc(len(messages) * len(connections))
             self._metrics.sent_bytes.inc(len(data) * len(connections))
@@ -100,8 +114,22 @@ class BatchEncoder:
             self._write_queue.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
 
 
-def _whole(channel: Channel, value: Json, encoding: Encoding) -> bytes:
-    return encode({"service": channel.key.partition(":")[0], "message": value}, encoding)
+def _whole(channel: Channel, value: Json, dialect: Dialect) -> list[bytes]:
+    return _encoded({"service": channel.key.partition(":")[0], "message": value}, dialect)
+
+
+def _encoded(envelope: dict[str, Json], dialect: Dialect) -> list[bytes]:
+    notice = dialect.encode_notice(envelope)
+    return [] if notice is None else [notice]
+
+
+def _foreign(
+    channel: Channel, publications: Iterable[tuple[bytes, Json, Position | None]], rendering: Rendering
+) -> list[bytes]:
+    """Encode publications for a foreign protocol."""
+    name = channel_of(channel.key.partition(":")[2])
+    found = [rendering.publication(name, payload, value, position) for payload, value, position in publications]
+    return [each for each in found if each is not None]
 
 
 def _render(channel: Channel, publication: Publication, value: Json, encoding: Encoding) -> bytes:

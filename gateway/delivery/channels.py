@@ -81,7 +81,7 @@ class Channels:
         connection: Connection,
         key: str,
         make_template: Callable[[], Template],
-        gap: Callable[[Position], Json],
+        gap: Callable[[Position], dict[str, Json]],
         since: Position | None,
         *,
         has_presence: bool = False,

@@ -78,7 +78,7 @@ class Channel:
         self.listed: dict[Connection, int] = {}
         self.heard = 0
         self._late_until_s = 0.0
-        self.gap: Callable[[Position], Json] | None = None  # set once a client has asked to recover
+        self.gap: Callable[[Position], dict[str, Json]] | None = None  # set once a client has asked to recover
         self.size = 0
 
     @property
@@ -184,7 +184,7 @@ class Hub:
         channel = self._channels.get(key)
         return channel is not None and channel.pending.get(connection) == number
 
-    def go_live(self, connection: Connection, key: str, gap: Callable[[Position], Json]) -> None:
+    def go_live(self, connection: Connection, key: str, gap: Callable[[Position], dict[str, Json]]) -> None:
         """Start delivering to a pending connection, with positions. gap: makes the channel's `gap` notice."""
         channel = self._channels[key]
         del channel.pending[connection]

@@ -9,7 +9,7 @@
     names = Shared(["alice", "bob"])             # encoded once for all replies
     compound.value = compound.share(names)
 
-    compound.follow(self.notification(channel), publications)      # sent after it, in the form of live notifications
+    compound.follow(channel, self.notification(channel), publications)    # sent after it, as live notifications
 
 Rules:
 - A message is encoded with a mark in each place, and cut there. The marks are random, so whatever a client or a service
@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.protocol.codec import MAX_DEPTH, Encoding, Json, decode_json, encode, encode_msgpack
+from snorky.gateway.protocol.foreign import Rendering
 from snorky.gateway.protocol.publication import Publication
 
 __all__ = ["PAYLOAD", "Compound", "Payload", "Shared", "Template"]
@@ -142,13 +143,14 @@ class Compound:
     instead: the reply of a command if the client cannot take this much now; None = reply with an error.
     """
 
-    __slots__ = ("_followers", "_marks", "_notification", "_payloads", "instead", "value")
+    __slots__ = ("_channel", "_followers", "_marks", "_notification", "_payloads", "instead", "value")
 
     def __init__(self) -> None:
         self.value: Json = None
         self._marks = _Marks()
         self._payloads: list[bytes | Shared] = []
         self.instead: Json = None
+        self._channel: Json = None
         self._notification: Json = None
         self._followers: Sequence[Publication] = ()
 
@@ -175,9 +177,18 @@ class Compound:
             found += self._payload(int(each[:_DIGITS]), encoding), each[end:]
         return b"".join(found)
 
-    def follow(self, notification: Json, publications: Sequence[Publication]) -> None:
-        """Send notifications after the message. notification: their template. publications: must be checked."""
-        self._notification, self._followers = notification, publications
+    def resolve(self, around: dict[str, Any]) -> dict[str, Any]:
+        """Return a message that contains `value` with the payloads in their places, for foreign protocols."""
+        places = {self._marks.at(number): payload for number, payload in enumerate(self._payloads)}
+        found: dict[str, Any] = _replaced(around, places)
+        return found
+
+    def follow(self, channel: Json, notification: Json, publications: Sequence[Publication]) -> None:
+        """Send the channel's notifications after the message.
+
+        notification: their template. publications: must be checked.
+        """
+        self._channel, self._notification, self._followers = channel, notification, publications
 
     def followers(self, service: str, encoding: Encoding) -> list[bytes]:
         """Encode the notifications that follow the message."""
@@ -185,6 +196,15 @@ class Compound:
             return []
         template = Template(service, self._notification)
         return [_render(template, each, encoding) for each in self._followers]
+
+    def foreign_followers(self, rendering: Rendering) -> list[bytes]:
+        """Encode the notifications that follow the message for a foreign protocol."""
+        known = [each for each in self._followers if not each.is_tombstone]
+        found = [
+            rendering.publication(self._channel, each.payload, decode_json(each.payload), each.position)
+            for each in known
+        ]
+        return [each for each in found if each is not None]
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:
         payload = self._payloads[number]
@@ -202,6 +222,18 @@ def _render(template: Template, publication: Publication, encoding: Encoding) ->
     return template.render_at(
         payload, encoding, offset=position.offset, position=str(position), is_tombstone=is_tombstone
     )
+
+
+def _replaced(value: Any, places: dict[str, bytes | Shared]) -> Any:
+    """Copy a message with the payloads in place of their marks. It nests as little as services' messages do."""
+    if isinstance(value, dict):
+        return {key: _replaced(item, places) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replaced(item, places) for item in value]
+    payload = places.get(value) if isinstance(value, str) else None
+    if payload is None:
+        return value
+    return payload.value if isinstance(payload, Shared) else decode_json(payload)
 
 
 def _cut(marks: _Marks, value: Json, encoding: Encoding, count: int) -> list[bytes]:

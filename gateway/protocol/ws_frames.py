@@ -17,10 +17,11 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from snorky.gateway.errors import CloseCode, ProtocolFault
-from snorky.gateway.protocol.codec import Encoding
+from snorky.gateway.protocol.codec import Encoding, encode
+from snorky.gateway.protocol.foreign import Rendering
 
 __all__ = [
     "BINARY",
@@ -109,6 +110,7 @@ class Dialect:
 
     name: the encoding's, for metrics. opcode: of data frames that the peer may send; the other opcode is refused
     with 1003. frame: turns an encoded message into bytes to write. has_deflate: permessage-deflate was negotiated.
+    rendering: of a foreign protocol; None = Snorky's own.
     """
 
     name: str
@@ -116,6 +118,14 @@ class Dialect:
     opcode: int
     frame: Callable[[bytes], bytes]
     has_deflate: bool = False
+    rendering: Rendering | None = None
+
+    def encode_notice(self, envelope: dict[str, Any]) -> bytes | None:
+        """Encode a message to many clients, without framing; None: this protocol sends nothing. Raises InvalidMessage.
+
+        envelope: {"service", "message"}.
+        """
+        return encode(envelope, self.encoding) if self.rendering is None else self.rendering.notice(envelope)
 
 
 _DIALECTS: Final = {

@@ -159,12 +159,16 @@ class ServiceRegistry:
         try:
             envelope = decode_envelope(data, connection.dialect.encoding)
         except InvalidInput as error:
-            self._refuse(connection, error, None)
+            self.refuse(connection, error)
             return
-        if not self._may_send(connection, envelope, len(data)):
+        self.accept(connection, envelope, len(data))
+
+    def accept(self, connection: Connection, envelope: Envelope, size: int) -> None:
+        """Process one decoded message of a client, within its limits. size: bytes as received."""
+        if not self._may_send(connection, envelope, size):
             return
         if (inbox := self._inboxes.get(connection)) is not None:
-            inbox.append(envelope, len(data))
+            inbox.append(envelope, size)
         elif (pending := self._dispatch(connection, envelope)) is not None:
             self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off)
 
@@ -216,7 +220,7 @@ class ServiceRegistry:
 
     def _failed(self, connection: Connection, envelope: Envelope, error: BaseException) -> None:
         if isinstance(error, UnknownService | InvalidInput):
-            self._refuse(connection, error, envelope)
+            self.refuse(connection, error, envelope)
             return
         if not isinstance(error, SnorkyError):
             _log.error("service failed", service=envelope.service, exc_info=error)
@@ -243,7 +247,7 @@ class ServiceRegistry:
         self.cluster.metrics.limit_hits.labels(limit).inc()
         self.cluster.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
-    def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
+    def refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None = None) -> None:
         """Reply to invalid input with an error; close the client after too many."""
         self.cluster.metrics.client_errors.labels(error.code).inc()
         limiter = self._limiter(connection)

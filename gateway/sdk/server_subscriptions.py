@@ -229,6 +229,8 @@ class ServerSubscriptions:
         key = f"{wanted.service}:{wanted.channel}"
         if connection.is_closed or any(_ends(each, connection, wanted.service, wanted.channel) for each in work.ended):
             return False
+        if connection.frontend is not None and not connection.frontend.accepts_orders:
+            return False
         before = self._subscribing.get(connection, {}).get(key)
         if before is not None and not before.cancelling():
             return before

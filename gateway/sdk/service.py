@@ -26,7 +26,7 @@ from snorky.gateway.contracts.directory import Member
 from snorky.gateway.contracts.hooks import Operation, Question
 from snorky.gateway.errors import CloseCode, ConfigurationError, NotSubscribed, ReplyTooLarge, SnorkyError
 from snorky.gateway.permissions.access import Access
-from snorky.gateway.protocol.codec import channel_key, channel_of, encode
+from snorky.gateway.protocol.codec import channel_key, channel_of
 from snorky.gateway.protocol.publication import Position, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.protocol.ws_frames import Dialect
@@ -278,23 +278,21 @@ class Service(ABC):
         instead: sent if the connection has no room for all of it; None = the connection is closed then. Raises
         ReplyTooLarge.
         """
-        dialect = connection.dialect
-        encoded = compound.encode({"service": self.name, "message": message}, dialect.encoding)
-        frames = b"".join(map(dialect.frame, (encoded, *compound.followers(self.name, dialect.encoding))))
+        frames = connection.framed_compound({"service": self.name, "message": message}, compound)
         if instead is not None and not connection.has_room(len(frames)):
             self.send(connection, instead)
         else:
             connection.write_reply(frames)
 
     def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
-        """Send one message to many local connections, encoded once per encoding. message: any JSON value."""
+        """Send one message to many local connections, encoded once per dialect. message: any JSON value."""
         frames: dict[Dialect, bytes] = {}
         for connection in connections:
             dialect = connection.dialect
             frame = frames.get(dialect)
             if frame is None:
-                encoded = encode({"service": self.name, "message": message}, dialect.encoding)
-                frame = frames[dialect] = dialect.frame(encoded)
+                encoded = dialect.encode_notice({"service": self.name, "message": message})
+                frame = frames[dialect] = b"" if encoded is None else dialect.frame(encoded)
             try:
                 connection.write(frame)
             except Exception:  # an error of one transport must not delay the other connections

@@ -20,7 +20,7 @@ NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
 }  # for a channel without history
 
 
-def recovered(recovery: Recovery, notification: Any) -> Compound:
+def recovered(recovery: Recovery, channel: Any, notification: Any) -> Compound:
     """Build the reply to a client that recovers.
 
     Publications beyond REPLY_MAX_BYTES follow the reply as notifications. If the client's outbox has no room for all
@@ -31,7 +31,7 @@ def recovered(recovery: Recovery, notification: Any) -> Compound:
     if rest:
         position = _before(rest[0])
     reply = _compound(first, position, is_recovered=recovery.is_recovered, is_checked=True)
-    reply.follow(notification, rest)
+    reply.follow(channel, notification, rest)
     reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}
     return reply
 

@@ -44,7 +44,7 @@ class Subscribing(PresenceCommands):
             if history is not None and is_recovering and rule.recovery:
                 shape = self.notification(channel)
                 recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
-                reply = recovered(recovery, shape)
+                reply = recovered(recovery, channel, shape)
                 fields = reply.value if isinstance(reply.value, dict) else {}
             else:  # held, so that the notification comes first
                 async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):
@@ -77,7 +77,7 @@ class Subscribing(PresenceCommands):
                 if history is not None and is_recovering and rule.recovery:
                     shape = self.notification(channel)
                     recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
-                    return recovered(recovery, shape)
+                    return recovered(recovery, channel, shape)
                 await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)
             except BaseException:
                 if is_again and rule.presence:

@@ -1,0 +1,35 @@
+"""Foreign protocols: what connections receive that do not speak Snorky's own protocol. Pure.
+
+A foreign protocol translates. What its client sends becomes envelopes, so the same services, rules and limits apply.
+What services send is translated back in two places:
+
+- A `Rendering` encodes what many clients receive, once for all of them. There is one for each form of a protocol.
+- A `Frontend` translates what one client receives: replies, errors, notices. There is one for each connection.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from snorky.gateway.protocol.channel_names import Json
+from snorky.gateway.protocol.publication import Position
+
+__all__ = ["Frontend", "Rendering"]
+
+
+class Rendering(Protocol):
+    """Encodes messages to many clients, without framing. Must not raise. Each method may return None: send nothing."""
+
+    def publication(self, channel: Json, payload: bytes, value: Json, position: Position | None) -> bytes | None:
+        """Encode a publication. payload: JSON; value: the same, decoded. position: None if the channel has none."""
+
+    def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
+        """Encode a message that services send to many clients. envelope: {"service", "message"}."""
+
+
+class Frontend(Protocol):
+    """Translates what services send to one client. accepts_orders: backends can subscribe it to channels."""
+
+    accepts_orders: bool
+
+    def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
+        """Encode a message, without framing; None = send nothing. envelope: {"service", "message"}. Must not raise."""

@@ -1,0 +1,107 @@
+"""Foreign protocols in the fan-out: rendered once, in the order of Snorky's own, without what they cannot express."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.delivery.channel_order import Gap
+from snorky.gateway.protocol.codec import Encoding, Json
+from snorky.gateway.protocol.publication import MARK, Position, Selector, write_addressed
+from snorky.gateway.protocol.splicing import PAYLOAD, Compound, Shared, Template
+from snorky.gateway.protocol.ws_frames import TEXT, Dialect
+from tests.support.fakes.fake_wire import FakeTransport
+from tests.support.scenarios.fan_out_rig import KEY, Rig, numbers
+
+
+class Rendering:
+    """Records what it renders; sends no odd number, and notices only if they are gaps."""
+
+    def __init__(self) -> None:
+        self.rendered: list[tuple[Json, Json, Position | None]] = []
+
+    def publication(self, channel: Json, payload: bytes, value: Json, position: Position | None) -> bytes | None:
+        self.rendered.append((channel, value, position))
+        return None if isinstance(value, int) and value % 2 else b"<%b>" % payload
+
+    def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
+        return b"gap" if envelope["message"]["type"] == "gap" else None
+
+
+class Translator:
+    """The frontend of one connection."""
+
+    accepts_orders = True
+
+    def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
+        message = envelope["message"]
+        return None if message == "nothing" else str(message).encode()
+
+
+def dialect_of(rendering: Rendering) -> Dialect:
+    return Dialect("json", Encoding.JSON, TEXT, lambda message: message + b"\n", rendering=rendering)
+
+
+def test_publication_is_rendered_once_for_all_clients_of_a_protocol() -> None:
+    rig, rendering = Rig(), Rendering()
+    dialect = dialect_of(rendering)
+    clients = [rig.subscriber(dialect=dialect) for _ in range(3)]
+    own = rig.subscriber()
+    rig.fanout.deliver(numbers(1, 2, 3, 4))
+    assert rendering.rendered == [("a", number, None) for number in (1, 2, 3, 4)]
+    assert [rig.wires[each].writes for each in clients] == [[b"<2>\n<4>\n"]] * 3
+    assert rig.got(own) == [1, 2, 3, 4]
+    assert rig.sample("snorky_deliveries_total") == 3 * 2 + 4
+
+
+def test_protocol_that_sends_nothing_is_not_written_to() -> None:
+    rig = Rig()
+    client = rig.subscriber(dialect=dialect_of(Rendering()))
+    rig.fanout.deliver(numbers(1, 3))
+    assert rig.wires[client].writes == []
+
+
+def test_positions_are_rendered_and_tombstones_are_not() -> None:
+    rig, rendering = Rig(), Rendering()
+    client = rig.subscriber(dialect=dialect_of(rendering))
+    rig.hub.remove(client, KEY)
+    rig.hub.add(client, KEY, Template("s", {"in": KEY, "is": PAYLOAD}), is_pending=True)
+    rig.hub.go_live(client, KEY, lambda position: {"service": "s", "message": {"type": "gap"}})
+    kept = [MARK + b"1 e:%d:t t j\n%b" % (number, payload) for number, payload in enumerate([b"2", b"{", b"4"], 1)]
+    rig.fanout.pass_on(KEY, rig.fanout._read(KEY, kept))
+    assert [(value, None if at is None else at.offset) for _, value, at in rendering.rendered] == [(2, 1), (4, 3)]
+    rig.fanout.pass_on(KEY, [Gap(Position("e", 9, "t"))])
+    assert b"".join(rig.wires[client].writes) == b"<2>\n<4>\ngap\n"
+
+
+def test_whole_messages_of_services_are_notices() -> None:
+    rig = Rig()
+    client = rig.subscriber(dialect=dialect_of(Rendering()))
+    for kind in ("joined", "gap"):
+        notice = write_addressed(b'{"type":"%b"}' % kind.encode(), Selector(is_whole=True, not_identity="x"))
+        rig.fanout.deliver({KEY: [notice]})
+    assert rig.wires[client].writes == [b"gap\n"]
+
+
+def foreign() -> tuple[Connection, FakeTransport]:
+    wire = FakeTransport()
+    connection = Connection(wire, dialect_of(Rendering()), node_id="n", serial=1)
+    connection.frontend = Translator()
+    return connection, wire
+
+
+def test_messages_to_one_client_are_translated() -> None:
+    connection, wire = foreign()
+    connection.send({"service": "s", "message": 7})
+    connection.send({"service": "s", "message": "nothing"})
+    assert wire.writes == [b"7\n"]
+
+
+def test_compound_is_translated_with_its_payloads_in_their_places() -> None:
+    connection, _ = foreign()
+    compound = Compound()
+    compound.value = {
+        "first": compound.enclose(b'{"a":1}'),
+        "list": [compound.enclose(b"2"), compound.share(Shared(["x"]))],
+    }
+    frames = connection.framed_compound({"service": "s", "message": compound.value}, compound)
+    assert frames == b"{'first': {'a': 1}, 'list': [2, ['x']]}\n"
