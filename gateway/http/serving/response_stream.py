@@ -1,4 +1,4 @@
-"""ResponseStream: frames queued for one HTTP response, from a session on this node or on another one.
+"""ResponseStream: frames queued for one HTTP response, of a SockJS session, also of another node, or an event stream.
 
 Rules:
 - The session never waits; the writer of the response takes all queued frames, so that one tick's frames are one write.
@@ -6,12 +6,17 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
-__all__ = ["HIGH_WATER_BYTES", "FrameSink", "ResponseStream"]
+from aiohttp import web
+
+__all__ = ["HIGH_WATER_BYTES", "FrameSink", "ResponseStream", "is_gone", "write_stream"]
 
 HIGH_WATER_BYTES = 65_536  # queued in a stream; above it the connection queues in its own outbox
+
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
 
 
 class FrameSink(Protocol):
@@ -93,3 +98,39 @@ class ResponseStream:
             self.on_written(size)
         if was_high and self._bytes <= HIGH_WATER_BYTES:
             self.on_drained()
+
+
+async def write_stream(
+    request: web.Request,
+    stream: ResponseStream,
+    headers: Mapping[str, str],
+    prelude: bytes,
+    wrap: Callable[[bytes], bytes] = bytes,
+) -> web.StreamResponse:
+    """Write a response: the prelude, then the frames of a stream until it ends. wrap: encodes one frame.
+
+    Raises ConnectionError: the client has gone.
+    """
+    _notice_dead_peer(request)
+    response = web.StreamResponse(headers={**headers, "X-Accel-Buffering": "no"})
+    await response.prepare(request)
+    await response.write(prelude)
+    while frames := await stream.take():
+        await response.write(b"".join(map(wrap, frames)))
+        stream.wrote(frames)
+    await response.write_eof()
+    return response
+
+
+def is_gone(request: web.Request) -> bool:
+    """Return True if the client has closed its connection."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def _notice_dead_peer(request: web.Request) -> None:
+    """Make the kernel detect a peer that has gone silently: while the response is written, nothing is read."""
+    found = None if request.transport is None else request.transport.get_extra_info("socket")
+    if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from snorky.gateway.http.serving.page_check import origin_of
 from snorky.gateway.http.websocket.credentials import token_of
 
-__all__ = ["Binding", "Verdict", "Who", "origin_of", "who_asks"]
+__all__ = ["Binding", "Verdict", "Who", "who_asks"]
 
 Verdict = Literal["admitted", "unknown", "credential", "origin"]  # unknown: authenticate, then judge again
 
@@ -105,18 +105,6 @@ def who_asks(
         data = each.encode("utf-8", "surrogateescape")
         digest.update(b"%d:%b" % (len(data), data))
     return Who(digest.hexdigest(), origin_of(request))
-
-
-def origin_of(request: web.Request) -> str:
-    """Return the origin of the page that sent a request, from Origin or else Referer; "" = missing or malformed."""
-    origin = request.headers.get("Origin")
-    if origin is not None:
-        return origin
-    try:
-        referer = urlsplit(request.headers.get("Referer", ""))
-    except ValueError:
-        return ""
-    return f"{referer.scheme}://{referer.netloc}" if referer.netloc else ""
 
 
 def _told_to_hook(request: web.Request) -> list[str]:

@@ -12,9 +12,8 @@ Rules:
 """
 
 import re
-import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -24,26 +23,25 @@ from aiohttp import web
 from snorky.gateway.config.origins import Origins
 from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage, InvalidToken
 from snorky.gateway.http.backend.key_brake import Brake
+from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
+from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
 from snorky.gateway.http.sockjs.binding import Who, who_asks
 from snorky.gateway.http.sockjs.bodies import Bodies
 from snorky.gateway.http.sockjs.forwarding.owner import NOT_ADMITTED, Answer
 from snorky.gateway.http.sockjs.forwarding.requester import Requester
 from snorky.gateway.http.sockjs.frames import decode_messages
-from snorky.gateway.http.sockjs.page_check import check_navigation, check_referer, check_stated
 from snorky.gateway.http.sockjs.pages import IframePage, ancestors_of, greeting, info, long_cached
-from snorky.gateway.http.sockjs.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.session import Session, Timing
 from snorky.gateway.http.sockjs.session_store import SessionStore
 from snorky.gateway.http.sockjs.transports import TRANSPORTS, Transport
 from snorky.gateway.http.sockjs.websocket import SockJSWebSocket
 from snorky.gateway.http.websocket.credentials import admit, session_of
 from snorky.gateway.http.websocket.handler import WebSocketHandler
-from snorky.gateway.http.websocket.handshake import HandshakeRefused, check_origin
+from snorky.gateway.http.websocket.handshake import HandshakeRefused
 
 __all__ = ["SockJSHandler"]
 
 _CALLBACK: Final = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
 _UNKNOWN: Final[Answer] = (NOT_ADMITTED, "unknown")
 _Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -179,19 +177,19 @@ class SockJSHandler:
     async def _receive(self, request: web.Request, transport: Transport) -> web.StreamResponse:
         endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
         ip = endpoint.admission.client_ip(request)
-        stream = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
+        stream = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: is_gone(request))
         identify = self._websockets.identify_hook
         who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
             session_id, ip, lambda: admit(request, endpoint.node, identify, address=ip), who
         )
-        if _is_gone(request):
+        if is_gone(request):
             raise ConnectionClosed
         if isinstance(found, Session):
             verdict = found.binding.judge(who)
             if verdict == "unknown":
                 verdict = found.binding.judge(await self._known(request, who, ip))
-            if _is_gone(request):
+            if is_gone(request):
                 raise ConnectionClosed
             if verdict != "admitted" or self._sessions.get(session_id) is not found:
                 return self._turn_away(request, ip, verdict)
@@ -211,7 +209,7 @@ class SockJSHandler:
 
     async def _respond(self, request: web.Request, transport: Transport, stream: ResponseStream) -> web.StreamResponse:
         """Write the stream's frames until it ends."""
-        headers = {**transport.headers, **self._cors(request), "X-Content-Type-Options": "nosniff"}
+        headers = {**transport.headers, **cors_headers(request), "X-Content-Type-Options": "nosniff"}
         try:
             if not transport.is_streaming:
                 pieces = []
@@ -219,15 +217,7 @@ class SockJSHandler:
                     pieces += frames
                     stream.wrote(frames)
                 return web.Response(body=b"".join(map(transport.wrap, pieces)), headers=headers)
-            _notice_dead_peer(request)
-            response = web.StreamResponse(headers={**headers, "X-Accel-Buffering": "no"})
-            await response.prepare(request)
-            await response.write(transport.prelude())
-            while frames := await stream.take():
-                await response.write(b"".join(map(transport.wrap, frames)))
-                stream.wrote(frames)
-            await response.write_eof()
-            return response
+            return await write_stream(request, stream, headers, transport.prelude(), transport.wrap)
         except ConnectionError:
             stream.lose()
             raise ConnectionClosed from None
@@ -328,7 +318,7 @@ class SockJSHandler:
         """Serve allowed origins; always return exactly one response."""
         response: web.StreamResponse
         try:
-            self._check_page(request)
+            check_page(request, self._allowed_origins)
             response = await answer(request)
         except HandshakeRefused as refused:
             self._note_refused(refused, request)
@@ -342,32 +332,8 @@ class SockJSHandler:
         except ConnectionClosed:
             return web.Response()  # the client has gone
         if not response.prepared:
-            response.headers.update(self._cors(request))
+            response.headers.update(cors_headers(request))
         return response
-
-    def _check_page(self, request: web.Request) -> None:
-        """Refuse pages of origins that are not allowed. Raises HandshakeRefused."""
-        origins = request.headers.getall("Origin", ())
-        if len(origins) > 1:
-            raise HandshakeRefused(400, "duplicate_header", "Origin occurs twice")
-        if origins:
-            check_origin(origins[0], request.headers.get("Host", ""), self._allowed_origins)
-        elif request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and "Referer" not in request.headers:
-            raise HandshakeRefused(403, "origin", "Origin missing: pages of other sites must send one")
-        elif "Referer" in request.headers and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-            check_referer(request, self._allowed_origins)
-
-    @staticmethod
-    def _cors(request: web.Request) -> Mapping[str, str]:
-        """Let an allowed page read the response; sockjs-client always sends credentials."""
-        origin = request.headers.get("Origin")
-        if origin is None:
-            return {"Vary": "Origin"}
-        return {
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Credentials": "true",
-            "Vary": "Origin",
-        }
 
 
 def _field_of(body: bytes) -> bytes:
@@ -383,16 +349,3 @@ def _refused(status: int) -> web.Response:
     response = web.Response(status=status)
     response.force_close()
     return response
-
-
-def _is_gone(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
-
-
-def _notice_dead_peer(request: web.Request) -> None:
-    """Make the kernel detect a peer that has gone silently: while the response is written, nothing is read."""
-    found = None if request.transport is None else request.transport.get_extra_info("socket")
-    if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
-        for name, value in _KEEPALIVE:
-            if hasattr(socket, name):
-                found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

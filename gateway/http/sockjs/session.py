@@ -16,9 +16,9 @@ from time import perf_counter
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode, LimitExceeded
+from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES, FrameSink
 from snorky.gateway.http.sockjs.binding import Binding
 from snorky.gateway.http.sockjs.frames import HEARTBEAT, OPEN, SESSION_DIALECT, array_of, end_frame
-from snorky.gateway.http.sockjs.response_stream import HIGH_WATER_BYTES, FrameSink
 from snorky.gateway.http.websocket.turns import TURN_S
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry

@@ -9,7 +9,7 @@ Rules:
 - A node without a directory is alone, and knows all sessions.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -19,11 +19,10 @@ from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConfigurationErr
 from snorky.gateway.http.sockjs.binding import Binding, Who
 from snorky.gateway.http.sockjs.session import Session, Timing
 from snorky.gateway.http.websocket.admission import Admission
-from snorky.gateway.http.websocket.counted import count_client
+from snorky.gateway.http.websocket.entry import enter, refuse_draining
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.node import Node
-from snorky.gateway.presence.cluster_counts import Unit
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.sdk.registry import ServiceRegistry
 
@@ -112,27 +111,19 @@ class SessionStore:
     ) -> Session | None:
         """Open a session; None: its id is already registered."""
         node = self._node
-        if node.is_draining:
-            raise HandshakeRefused(503, "draining", "This node is going away: try another one")
+        refuse_draining(node)
         self._admission.knock(remote_ip)
-        self._admission.enter(remote_ip)
-        who: Login | None = None
-        units: Sequence[Unit] = ()
-        refusal: InvalidToken | None = None
+        entry = await enter(node, self._admission, remote_ip, login)
+        who, refusal = entry.session, entry.refusal
         try:
-            who = await login()
-            units = await count_client(node, None if who is None else who.who.identity, remote_ip)
-        except InvalidToken as error:
-            refusal = error
+            refuse_draining(node)  # authentication may have taken a while
         except BaseException:
-            self._admission.leave(remote_ip)
-            if who is not None:
-                node.auth.leave(who)
+            entry.leave()
             raise
         binding = Binding(asks.known_as(None if who is None else who.who.identity))
         session = Session(node, self._registry, self._timing, self._clock, remote_ip, binding)
         session.on_removed = lambda: self._remove(session_id, session)
-        node.cluster_limits.counts.bind(session.connection, units)
+        node.cluster_limits.counts.bind(session.connection, entry.units)
         if who is not None:
             try:
                 node.auth.bind(who, session.connection)

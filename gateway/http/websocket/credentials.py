@@ -42,14 +42,16 @@ def token_of(headers: Headers) -> str | None:
     return found[0] if found else None
 
 
-async def admit(request: web.Request, node: Node, identify: Identify | None, *, address: str) -> Session | None:
+async def admit(
+    request: web.Request, node: Node, identify: Identify | None, *, address: str, token: str | None = None
+) -> Session | None:
     """Authenticate a request as `session_of`, and ask the backend whether it may connect. address: the client's.
 
     An anonymous client may get its identity from the answer. Raises as `session_of`; HandshakeRefused: the backend
     refuses it, or gave no usable answer.
     """
     auth = node.auth
-    session = await session_of(request, auth, identify)
+    session = await session_of(request, auth, identify, token=token)
     try:
         answer = await auth.ask_to_connect(None if session is None else session.who, address)
         if answer is None or answer.identity is None:
@@ -69,13 +71,18 @@ async def admit(request: web.Request, node: Node, identify: Identify | None, *, 
         raise
 
 
-async def session_of(request: web.Request, auth: Authenticator, identify: Identify | None) -> Session | None:
+async def session_of(
+    request: web.Request, auth: Authenticator, identify: Identify | None, *, token: str | None = None
+) -> Session | None:
     """Authenticate a request; None = no token, and no identity from the hook. The caller must `bind` or `leave` it.
+
+    token: used instead of one in the headers.
 
     Raises InvalidToken: the token is not accepted; report it by a close code, because browsers do not see
     the status of a handshake. HandshakeRefused: authentication is unavailable now, or the hook failed.
     """
-    token = token_of(request.headers) if auth.takes_tokens else None
+    if token is None and auth.takes_tokens:
+        token = token_of(request.headers)
     try:
         if token is not None:
             return await auth.enter(token)

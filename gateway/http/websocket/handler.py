@@ -1,26 +1,25 @@
 """WebSocketHandler: the route that connects clients to a registry."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import HttpVersion11, web
 
 from snorky.gateway.config.origins import Origins
 from snorky.gateway.config.settings import Public
-from snorky.gateway.errors import ConnectionClosed, InvalidToken
+from snorky.gateway.errors import ConnectionClosed
 from snorky.gateway.http.serving.accept_gate import AcceptGate, Descriptors
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.aiohttp_internals import take_over
-from snorky.gateway.http.websocket.counted import count_client
 from snorky.gateway.http.websocket.credentials import Identify, admit
+from snorky.gateway.http.websocket.entry import enter, refuse_draining
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, upgrade
 from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.http.websocket.turns import Turns
-from snorky.gateway.node import Node, node_of
-from snorky.gateway.presence.cluster_counts import Unit
+from snorky.gateway.node import node_of
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["SEEN_BY_PAGES", "WebSocketHandler"]
@@ -68,72 +67,70 @@ class WebSocketHandler:
         return web.get(path, self.handle, allow_head=False)
 
     async def handle(
-        self, request: web.Request, protocol: type[WebSocketProtocol] = WebSocketProtocol
+        self, request: web.Request, protocol: type[WebSocketProtocol] = WebSocketProtocol, **options: Any
     ) -> web.StreamResponse:
-        """Respond to one handshake; an accepted one leaves aiohttp. protocol: its class for the WebSocket."""
+        """Respond to one handshake; an accepted one leaves aiohttp.
+
+        protocol: its class for the WebSocket; options: further arguments of its constructor.
+        """
         try:
-            return await self._accept(request, protocol)
+            return await self._accept(request, protocol, options)
         except ConnectionClosed:
             return web.Response()  # the client has gone
         except HandshakeRefused as refused:
-            self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
-            self._note("handshake", refused.reason, request)
-            # RFC 6455 4.4: reply to an unknown version with the supported one
-            headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
-            if refused.status in (429, 503):
-                headers["Retry-After"] = "5"
-            headers |= SEEN_BY_PAGES
-            response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
-            response.force_close()  # what follows a refused upgrade is not a request
-            return response
+            return self.refuse(request, refused)
+
+    def refuse(self, request: web.Request, refused: HandshakeRefused) -> web.Response:
+        """Count a refused handshake, and make its response."""
+        self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
+        self._note("handshake", refused.reason, request)
+        # RFC 6455 4.4: reply to an unknown version with the supported one
+        headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
+        if refused.status in (429, 503):
+            headers["Retry-After"] = "5"
+        headers |= SEEN_BY_PAGES
+        response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
+        response.force_close()  # what follows a refused upgrade is not a request
+        return response
 
     def _note(self, door: str, reason: str, request: web.Request) -> None:
         endpoint = self._endpoint
         address = endpoint.admission.client_ip(request)
         endpoint.node.auth.refusals.note(door, reason, address=address, origin=request.headers.get("Origin"))
 
-    async def _accept(self, request: web.Request, protocol_class: type[WebSocketProtocol]) -> web.StreamResponse:
+    async def _accept(
+        self, request: web.Request, protocol_class: type[WebSocketProtocol], options: Mapping[str, Any]
+    ) -> web.StreamResponse:
         endpoint = self._endpoint
-        _refuse_draining(endpoint.node)
+        refuse_draining(endpoint.node)
         ip = endpoint.admission.client_ip(request)
         endpoint.admission.knock(ip)
         if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be parsed as frames
             raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
         compression = self.public.compression and protocol_class.can_deflate
         accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=compression)
-        endpoint.admission.enter(ip)
-        session = refusal = transport = None
-        units: Sequence[Unit] = ()
+        entry = await enter(
+            endpoint.node,
+            endpoint.admission,
+            ip,
+            lambda: admit(request, endpoint.node, self.identify_hook, address=ip),
+        )
         try:
-            try:
-                session = await admit(request, endpoint.node, self.identify_hook, address=ip)
-            except InvalidToken as error:
-                refusal = error
-                self._note("token", error.reason, request)
-            else:
-                units = await count_client(endpoint.node, None if session is None else session.who.identity, ip)
-            _refuse_draining(endpoint.node)  # authentication may have taken a while
+            if entry.refusal is not None:
+                self._note("token", entry.refusal.reason, request)
+            refuse_draining(endpoint.node)  # authentication may have taken a while
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionClosed
         except BaseException:
-            endpoint.admission.leave(ip)
-            endpoint.node.cluster_limits.counts.leave(units)
-            if session is not None:
-                endpoint.node.auth.leave(session)
+            entry.leave()
             raise
-        protocol = protocol_class(endpoint, transport, accepted.dialect, ip, session=session, refusal=refusal)
-        protocol.units = units
+        protocol = protocol_class(
+            endpoint, transport, accepted.dialect, ip, session=entry.session, refusal=entry.refusal, **options
+        )
+        protocol.units = entry.units
         try:
             return take_over(request, protocol, accepted.response)
         except ConnectionClosed:
-            endpoint.admission.leave(ip)
-            endpoint.node.cluster_limits.counts.leave(units)
-            if session is not None:
-                endpoint.node.auth.leave(session)
+            entry.leave()
             raise
-
-
-def _refuse_draining(node: Node) -> None:
-    if node.is_draining:
-        raise HandshakeRefused(503, "draining", "This node is going away: try another one")

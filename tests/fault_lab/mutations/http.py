@@ -189,7 +189,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="pages may read a refusal",
         file="gateway/http/websocket/handler.py",
-        old="            headers |= SEEN_BY_PAGES\n",
+        old="        headers |= SEEN_BY_PAGES\n",
         new="",
         argv=test("tests/unit/http/serving/test_site.py", "test_a_page_may_read_why_it_was_refused"),
     ),

@@ -101,7 +101,7 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="units of a SockJS session",
         file="gateway/http/sockjs/session_store.py",
-        old="        node.cluster_limits.counts.bind(session.connection, units)\n",
+        old="        node.cluster_limits.counts.bind(session.connection, entry.units)\n",
         new="",
         argv=test(_DOOR, "test_sockjs_sessions_count"),
     ),

@@ -13,15 +13,15 @@ TABLE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a client in a handshake",
         file="gateway/http/websocket/handler.py",
-        old="                refusal = error\n",
-        new="                pass\n",
+        old="session=entry.session, refusal=entry.refusal",
+        new="session=entry.session, refusal=None",
         argv=_TOKENS,
     ),
     Mutation(
         guard="a client in a SockJS request",
         file="gateway/http/sockjs/session_store.py",
-        old="        except InvalidToken as error:\n            refusal = error\n",
-        new="        except InvalidToken as error:\n            pass\n",
+        old="who, refusal = entry.session, entry.refusal\n",
+        new="who, refusal = entry.session, None\n",
         argv=test(_BY_TOKEN, "true and xhr"),
     ),
     Mutation(

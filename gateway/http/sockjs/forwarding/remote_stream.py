@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from snorky.gateway.http.sockjs.response_stream import HIGH_WATER_BYTES
+from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES
 from snorky.gateway.http.sockjs.session import Session
 
 __all__ = ["RemoteStream"]

@@ -24,10 +24,10 @@ from typing import Any, Final
 import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.http.serving.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.binding import Verdict, Who
 from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, Answer, SessionOwner
 from snorky.gateway.http.sockjs.frames import HEARTBEAT
-from snorky.gateway.http.sockjs.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.session import Session
 from snorky.gateway.node import Node
 from snorky.gateway.protocol.codec import decode_json
