@@ -9,6 +9,7 @@ import re
 from urllib.parse import urlsplit
 
 __all__ = [
+    "PROTOCOLS",
     "SOCKJS_CLIENT_URL",
     "Network",
     "is_loopback",
@@ -16,6 +17,7 @@ __all__ = [
     "parse_https_url",
     "parse_networks",
     "parse_prefix",
+    "parse_protocols",
     "parse_redis_url",
     "parse_script_url",
     "split_redis_urls",
@@ -25,6 +27,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # the version that our tests run; pages load it with its hash, so a changed script at this address is not executed
 SOCKJS_CLIENT_URL = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
+
+PROTOCOLS = ("sse", "raw")  # beside WebSocket and SockJS with Snorky's own
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # no braces (hash tags) and no globs: ACL patterns contain it
 
@@ -55,6 +59,14 @@ def parse_https_url(value: str, because: str) -> str:
     if parts.scheme != "https" or not parts.hostname:
         raise ValueError(f"must begin with https:// (http:// only on loopback): {because}")
     return value
+
+
+def parse_protocols(value: list[str]) -> tuple[str, ...]:
+    """Parse the names of protocols."""
+    for each in value:
+        if each not in PROTOCOLS:
+            raise ValueError(f"{each!r} is no protocol; known are {', '.join(PROTOCOLS)}")
+    return tuple(dict.fromkeys(value))
 
 
 def parse_script_url(value: str) -> str:

@@ -37,12 +37,14 @@ from snorky.gateway.config.old_names import SETTINGS as OLD_NAMES
 from snorky.gateway.config.old_names import take_renamed
 from snorky.gateway.config.origins import parse_origins
 from snorky.gateway.config.parsers import (
+    PROTOCOLS,
     SOCKJS_CLIENT_URL,
     Network,
     is_loopback,
     parse_host,
     parse_networks,
     parse_prefix,
+    parse_protocols,
     parse_redis_url,
     parse_script_url,
 )
@@ -98,6 +100,7 @@ class Public:
     ping_interval_s: Seconds = 10.0
     drain_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
     sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # the script in SockJS's iframes
+    protocols: tuple[str, ...] = _parsed(PROTOCOLS, list[str], parse_protocols)  # beside Snorky's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The two applications of a node: the public one for clients, the private one for its operator and backend."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -10,6 +10,8 @@ from snorky.gateway.http.backend.door import refuse_pages
 from snorky.gateway.http.backend.routes import BackendHandler
 from snorky.gateway.http.demo.routes import demo_routes
 from snorky.gateway.http.health import ops_routes
+from snorky.gateway.http.protocols.raw.websocket import RawHandler
+from snorky.gateway.http.protocols.sse.handler import SSEHandler
 from snorky.gateway.http.sockjs import SockJSHandler
 from snorky.gateway.http.websocket.handler import SEEN_BY_PAGES, WebSocketHandler
 from snorky.gateway.node import Node
@@ -18,6 +20,8 @@ from snorky.gateway.sdk.registry import ServiceRegistry
 __all__ = ["private_app", "public_app"]
 
 BACKEND_MAX_BYTES: Final = 1 << 20  # one request: a batch of messages
+
+_PROTOCOLS: Final[Mapping[str, type[RawHandler] | type[SSEHandler]]] = {"raw": RawHandler, "sse": SSEHandler}
 
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -46,10 +50,12 @@ async def _security_headers(
 def public_app(
     handler: WebSocketHandler, sockjs: SockJSHandler | None = None, *, with_demo: bool = False
 ) -> web.Application:
-    """Make the application for clients: `/ws`, `/sockjs`, and optionally the demo page at `/`."""
+    """Make the application for clients: `/ws`, `/sockjs`, other protocols, and optionally the demo page at `/`."""
     app = web.Application(middlewares=[_security_headers])
     sockjs = sockjs or SockJSHandler(handler)
     app.add_routes([handler.route("/ws"), *sockjs.routes("/sockjs")])
+    for name in handler.public.protocols:
+        app.add_routes(_PROTOCOLS[name](handler).routes(f"/{name}"))
     app.on_shutdown.append(sockjs.end)
     app.on_cleanup.append(sockjs.stop)
     if with_demo:

@@ -17,6 +17,7 @@ from tests.fault_lab.mutations.mutation import Mutation, mutate
 from tests.fault_lab.mutations.permission_tables import TABLE_MUTATIONS
 from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
 from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
+from tests.fault_lab.mutations.protocols import PROTOCOLS_MUTATIONS
 from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
 from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
 from tests.fault_lab.mutations.services import SERVICES_MUTATIONS
@@ -33,6 +34,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *HTTP_MUTATIONS,
     *HOOKS_MUTATIONS,
     *SOCKJS_MUTATIONS,
+    *PROTOCOLS_MUTATIONS,
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
     *TABLE_MUTATIONS,

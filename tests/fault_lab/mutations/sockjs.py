@@ -81,14 +81,14 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="sockjs: navigation",
-        file="gateway/http/sockjs/page_check.py",
+        file="gateway/http/serving/page_check.py",
         old="    if is_navigation:",
         new="    if False:",
         argv=test("tests/unit/http/sockjs/test_binding.py", "leads_a_browser"),
     ),
     Mutation(
         guard="sockjs: Referer",
-        file="gateway/http/sockjs/page_check.py",
+        file="gateway/http/serving/page_check.py",
         old='    if "Referer" in request.headers:\n        check_referer',
         new='    if "Referer" not in request.headers:\n        check_referer',
         argv=test(

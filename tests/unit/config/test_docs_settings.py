@@ -57,6 +57,7 @@ OTHER_VALUES = {
     "allowed_origins": '["https://a.example.org"]',
     "trusted_proxies": '["10.0.0.0/8"]',
     "sockjs_client_url": "/sockjs.min.js",
+    "protocols": '["sse"]',
     "hmac_secret": SECRET,
     "hmac_secret_previous": SECRET[::-1],
     "api_key": SECRET,

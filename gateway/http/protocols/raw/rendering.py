@@ -1,0 +1,43 @@
+"""What a plain WebSocket sends and receives: one message a frame, as JSON or as text. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.codec import Encoding, Json, decode_json
+from snorky.gateway.protocol.publication import Position
+from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
+
+__all__ = ["DIALECTS", "Format", "RawRendering", "value_of"]
+
+Format = Literal["json", "text"]
+
+
+class RawRendering:
+    """Sends the message alone. is_text: a string is sent without its quotes."""
+
+    def __init__(self, *, is_text: bool) -> None:
+        self._is_text = is_text
+
+    def publication(self, channel: Json, payload: bytes, value: Json, position: Position | None) -> bytes:
+        """See `Rendering`."""
+        return value.encode() if self._is_text and isinstance(value, str) else payload
+
+    def notice(self, envelope: Mapping[str, Any]) -> None:
+        """Send nothing: the client could not distinguish it from a message."""
+
+
+def value_of(frame: bytes, form: Format) -> Json:
+    """Decode a client's frame. Raises InvalidMessage."""
+    if form == "json":
+        return decode_json(frame)
+    try:
+        return frame.decode()
+    except UnicodeDecodeError:
+        raise InvalidMessage("Invalid UTF-8") from None
+
+
+DIALECTS: Final[Mapping[Format, Dialect]] = {
+    "json": Dialect("json", Encoding.JSON, TEXT, text_frame, rendering=RawRendering(is_text=False)),
+    "text": Dialect("text", Encoding.JSON, TEXT, text_frame, rendering=RawRendering(is_text=True)),
+}

@@ -1,0 +1,1 @@
+"""Server-sent events: channels as an event stream, for EventSource in browsers, curl and scripts."""

@@ -1,0 +1,302 @@
+"""What every protocol must do: subscribe, order, recovery, permissions, limits, drain, slow clients, bad input.
+
+Two nodes in this process and a real server. A new protocol is a client in `tests.support.clients.any_protocol`.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from snorky.client.aio import Publisher
+from snorky.client.tokens import Signer
+from tests.support.clients.any_protocol import (
+    DEADLINE_S,
+    MAY_PUBLISH,
+    MAY_RECOVER,
+    PROTOCOLS,
+    AnyClient,
+    Ended,
+    Refused,
+    opened,
+)
+from tests.support.processes.tools import eventually
+from tests.support.scenarios.protocol_nodes import CHANNEL, Nodes, subscriptions_of, token_of, until_heard
+from tests.support.scenarios.tokens import SECRET
+from tests.support.servers.redis_servers import RedisServer
+from tests.support.servers.shared import SharedServers
+
+_OWN = ("json", "msgpack", "sockjs")
+
+each_protocol = pytest.mark.parametrize("kind", PROTOCOLS)
+
+
+@pytest.fixture
+async def nodes(shared: SharedServers) -> AsyncIterator[Nodes]:
+    async with shared.lend("valkey") as server, AsyncExitStack() as stack:
+        assert isinstance(server, RedisServer)
+        yield Nodes(server.url, stack)
+
+
+@pytest.fixture
+async def url(nodes: Nodes) -> str:
+    return await nodes.start()
+
+
+@pytest.fixture
+async def publisher(nodes: Nodes, url: str) -> AsyncIterator[Publisher]:
+    async with Publisher(nodes.redis_url) as publisher:
+        yield publisher
+
+
+async def messages(client: AnyClient, count: int) -> list[Any]:
+    return [await client.message() for _ in range(count)]
+
+
+# -- subscribe, publish, order ----------------------------------------------------------------------------------------
+
+
+@each_protocol
+@pytest.mark.parametrize("channel", [CHANNEL, "plain"])
+async def test_subscriber_receives_all_publications_in_order(
+    nodes: Nodes, url: str, publisher: Publisher, kind: str, channel: str
+) -> None:
+    async with opened(kind, url, channel) as client:
+        await until_heard(client, publisher)
+        sent = [{"number": number, "text": "line\nbreak € 😀"} for number in range(200)]
+        for each in sent:
+            await publisher.publish(channel, each)
+        assert await messages(client, 200) == sent
+
+
+@each_protocol
+async def test_json_with_line_breaks_is_one_message(nodes: Nodes, url: str, publisher: Publisher, kind: str) -> None:
+    async with opened(kind, url, "plain") as client:
+        await until_heard(client, publisher)
+        node = nodes.gateways[0].node
+        node.on_publications({"pubsub:plain": [b'{\r\n  "a":\n\n [1,\r2]\n}', b'"fence"']})
+        assert [await client.message(), await client.message()] == [{"a": [1, 2]}, "fence"]
+
+
+@pytest.mark.parametrize("kind", MAY_PUBLISH)
+async def test_publications_of_a_client_reach_all_protocols_in_one_order(nodes: Nodes, url: str, kind: str) -> None:
+    other_url = await nodes.start()
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(opened(each, at, CHANNEL))
+            for each, at in zip(PROTOCOLS, [url, other_url] * len(PROTOCOLS), strict=False)
+        ]
+        async with Publisher(nodes.redis_url) as publisher, opened(kind, other_url, CHANNEL) as client:
+            for each_client in (*clients, client):
+                await until_heard(each_client, publisher)
+            sent = [f"number {number}" for number in range(50)]
+            for each in sent:
+                assert await client.publish(each) is None
+            for each_client in (*clients, client):
+                numbers: list[Any] = []
+                while len(numbers) < 50:
+                    numbers += [found for found in [await each_client.message()] if found.startswith("number")]
+                assert numbers == sent
+
+
+# -- recovery ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MAY_RECOVER)
+async def test_client_that_was_away_gets_what_it_missed_once_on_another_node(
+    nodes: Nodes, url: str, publisher: Publisher, kind: str
+) -> None:
+    other_url = await nodes.start()
+    async with opened(kind, url, CHANNEL) as client:
+        await publisher.publish(CHANNEL, 0)
+        assert await client.message() == 0
+    for number in range(1, 250):
+        await publisher.publish(CHANNEL, {"number": number, "filler": "x" * 500})
+    async with opened(kind, other_url, CHANNEL, since=client.place) as again:
+        await publisher.publish(CHANNEL, {"number": 250})
+        assert [each["number"] for each in await messages(again, 250)] == list(range(1, 251))
+
+
+@pytest.mark.parametrize("kind", MAY_RECOVER)
+async def test_client_that_heard_nothing_recovers_from_where_it_began(
+    nodes: Nodes, url: str, publisher: Publisher, kind: str
+) -> None:
+    async with opened(kind, url, CHANNEL) as client:
+        await publisher.publish("plain", "fence")
+        if kind.startswith("sse"):  # its position comes as an event of its own
+            await publisher.publish(CHANNEL, "first")
+            assert await client.message() == "first"
+    await publisher.publish(CHANNEL, "missed")
+    async with opened(kind, url, CHANNEL, since=client.place) as again:
+        assert await again.message() == "missed"
+
+
+@pytest.mark.parametrize("kind", MAY_RECOVER)
+async def test_client_whose_position_is_lost_is_told_so(
+    nodes: Nodes, url: str, publisher: Publisher, kind: str
+) -> None:
+    async with opened(kind, url, CHANNEL) as client:
+        await publisher.publish(CHANNEL, 0)
+        await client.message()
+    lost = client.place or ""
+    await publisher.publish(CHANNEL, 1)
+    await nodes.gateways[0].node.channels.remove_history("pubsub", CHANNEL)
+    async with opened(kind, url, CHANNEL, since=lost) as again:
+        assert (await again.event()).kind == "gap"
+        await publisher.publish(CHANNEL, 2)
+        assert await again.message() == 2
+
+
+# -- permissions ------------------------------------------------------------------------------------------------------
+
+
+@each_protocol
+async def test_subscription_that_no_rule_permits_is_refused(url: str, kind: str) -> None:
+    for channel in ("closed", "own:ann"):
+        if kind.startswith("raw"):
+            async with opened(kind, url, channel) as client:
+                assert (await client.ended()).startswith("1008 not_authorized")
+        else:
+            with pytest.raises(Refused, match="not_authorized"):
+                async with opened(kind, url, channel):
+                    pass
+
+
+@each_protocol
+async def test_owner_is_admitted_by_its_token(nodes: Nodes, url: str, publisher: Publisher, kind: str) -> None:
+    async with opened(kind, url, "own:ann", token=token_of("ann")) as client:
+        await until_heard(client, publisher)
+        await publisher.publish("own:ann", "for ann")
+        assert await client.message() == "for ann"
+
+
+@pytest.mark.parametrize("kind", MAY_PUBLISH)
+async def test_publication_that_no_rule_permits_is_refused(nodes: Nodes, url: str, kind: str) -> None:
+    async with opened(kind, url, "readonly") as client:
+        await nodes.until_subscribed(1)
+        refusal = await client.publish("no")
+        if kind.startswith("raw"):
+            assert (await client.ended()).startswith("1008 not_authorized")
+        else:
+            assert refusal == "not_authorized"
+
+
+@each_protocol
+async def test_token_that_is_not_accepted_is_refused(url: str, kind: str) -> None:
+    token = Signer(hmac_secret=SECRET[::-1]).connection_token("ann")
+    try:
+        async with opened(kind, url, CHANNEL, token=token) as client:
+            assert (await client.ended()).startswith("4501")
+    except (Refused, Ended) as error:
+        assert "401" in str(error) or "4501" in str(error)
+
+
+@each_protocol
+async def test_revoked_client_is_ended(nodes: Nodes, url: str, kind: str) -> None:
+    async with opened(kind, url, "own:ann", token=token_of("ann")) as client:
+        await nodes.until_subscribed(subscriptions_of(kind))
+        await nodes.gateways[0].node.auth.revoke("ann")
+        assert "4503" in await client.ended()
+
+
+# -- drain, slow clients, limits, bad input ---------------------------------------------------------------------------
+
+
+@each_protocol
+async def test_drain_ends_each_client(nodes: Nodes, url: str, kind: str) -> None:
+    async with opened(kind, url, CHANNEL) as client:
+        await nodes.until_subscribed(subscriptions_of(kind))
+        draining = asyncio.create_task(nodes.gateways[0].drain())
+        assert "1001" in await client.ended()
+        await draining
+    try:
+        async with opened(kind, url, CHANNEL) as client:
+            raise AssertionError("a draining node accepts nobody")
+    except (Refused, Ended) as error:
+        assert "503" in str(error)
+
+
+@pytest.mark.parametrize("kind", [each for each in PROTOCOLS if each not in _OWN])  # theirs: test_slow_clients.py
+async def test_client_that_does_not_read_is_closed_and_others_are_not(
+    nodes: Nodes, publisher: Publisher, kind: str
+) -> None:
+    url = await nodes.start(SNORKY_LIMITS__OUTBOX_MAX_BYTES="200000", SNORKY_LIMITS__SEND_BUFFER_BYTES="16384")
+    slow = nodes.gateways[-1].node.metrics.slow_consumers_closed
+    path, lines = head_of(kind)
+    async with opened(kind, url, CHANNEL) as reader:
+        await until_heard(reader, publisher)
+        with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+            await nodes.until_subscribed(subscriptions_of(kind) * 2)
+            for number in range(300):
+                await publisher.publish(CHANNEL, {"number": number, "filler": "x" * 4000})
+                assert (await reader.message())["number"] == number
+
+            async def is_closed() -> bool:
+                return slow._value.get() == 1
+
+            await eventually(is_closed, within_s=DEADLINE_S, what="the slow client is closed")
+            await nodes.until_subscribed(subscriptions_of(kind))
+
+
+def head_of(kind: str) -> tuple[str, str]:
+    """Return the path and the header fields of a request by hand."""
+    if kind.startswith("sse"):
+        beside = "&channel=unused" if kind == "sse-several" else ""
+        return f"/sse?channel={CHANNEL}{beside}", ""
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    form = "&format=text" if kind == "raw-text" else ""
+    return f"/raw?channel={CHANNEL}{form}", f"{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+@pytest.mark.parametrize("kind", ["raw", "raw-text"])
+async def test_plain_websocket_that_sends_too_much_is_told_so(nodes: Nodes, kind: str) -> None:
+    url = await nodes.start(SNORKY_LIMITS__MESSAGES_PER_S="5", SNORKY_LIMITS__MESSAGES_BURST="5")
+    async with opened(kind, url, CHANNEL) as client:
+        for number in range(20):
+            await client.publish(str(number))
+        assert (await client.ended()).startswith("4000 rate_limited")
+
+
+async def test_plain_websocket_that_sends_no_json_is_told_so(url: str) -> None:
+    async with opened("raw", url, CHANNEL) as client, opened("raw-text", url, CHANNEL) as text:
+        await client._socket.send_str("{no json")  # type: ignore[attr-defined]
+        assert (await client.ended()).startswith("1008 invalid_message: Malformed JSON")
+        await text.publish("{no json")
+        assert await text.message() == "{no json"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/raw", 400),
+        ("/raw?channel=", 400),
+        ("/raw?channel=a&channel=b", 400),
+        ("/raw?channel=a&format=xml", 400),
+        ("/raw?channel=a&subscribe=maybe", 400),
+        ("/raw?channel=a&chanel=b", 400),
+        ("/raw?channel=a", 426),
+        ("/sse", 400),
+        ("/sse?channel=", 400),
+        ("/sse?channel=a&channel=a", 400),
+        ("/sse?" + "&".join(f"channel={each}" for each in range(21)), 400),
+        ("/sse?channel=a&lastEventID=1:2:3,4:5:6", 400),
+        ("/sse?channel=kept:a&lastEventID=nonsense", 400),
+        ("/sse?channel=" + "x" * 300, 400),
+        ("/sse?channel=a&service=nothing", 404),
+        ("/sse?channel=a&service=auth", 404),
+        ("/sse?channel=a&ticket=wrong", 401),
+        ("/sse?channel=a&ticket=%00%ff", 401),
+        ("/sse?channel=a&token=x", 400),
+    ],
+)
+async def test_request_that_makes_no_sense_gets_a_status_and_a_sentence(url: str, path: str, status: int) -> None:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}{path}") as response:
+        text = await response.text()
+    assert (response.status, len(text.splitlines())) == (status, 1) and len(text) > 10, text

@@ -1,0 +1,118 @@
+"""Guards of foreign protocols: event streams and plain WebSockets."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["PROTOCOLS_MUTATIONS"]
+
+SSE = "tests/cluster/test_sse.py"
+ANY = "tests/cluster/test_protocols.py"
+
+PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="protocols: no tombstones",  # a foreign client would receive a message that nobody published
+        file="gateway/delivery/batches.py",
+        old=" for each, value in checked if not each.is_tombstone]\n                return _foreign",
+        new=" for each, value in checked]\n                return _foreign",
+        argv=test("tests/unit/delivery/test_foreign.py", "test_positions_are_rendered_and_tombstones_are_not"),
+    ),
+    Mutation(
+        guard="protocols: whole messages are notices",
+        file="gateway/delivery/batches.py",
+        old="""            if selector is not None and selector.is_whole:
+                return [each for value in values for each in _whole(channel, value, dialect)]
+            if dialect.rendering""",
+        new="            if dialect.rendering",
+        argv=test("tests/unit/delivery/test_foreign.py", "test_whole_messages_of_services_are_notices"),
+    ),
+    Mutation(
+        guard="protocols: clients that accept no orders",  # an event stream would get messages of a channel that it never named
+        file="gateway/sdk/server_subscriptions.py",
+        old="        if connection.frontend is not None and not connection.frontend.accepts_orders:\n            return False\n",
+        new="",
+        argv=test(SSE, "test_backend_does_not_subscribe_streams_to_further_channels"),
+    ),
+    Mutation(
+        guard="sse: line breaks",  # the rest of a message would be read as another field
+        file="gateway/http/protocols/sse/rendering.py",
+        old='        if b"\\n" in payload or b"\\r" in payload:\n            payload = encode_json(value)\n',
+        new="",
+        argv=test("tests/unit/http/protocols/test_rendering.py", "test_any_message_is_one_event"),
+    ),
+    Mutation(
+        guard="sse: gap",
+        file="gateway/http/protocols/sse/stream.py",
+        old='if channel in self._asked.since and not data.get("recovered"):',
+        new="if False:",
+        argv=test(ANY, "test_client_whose_position_is_lost_is_told_so[sse]"),
+    ),
+    Mutation(
+        guard="sse: positions of all channels",  # after a reconnect the other channels would begin anew
+        file="gateway/http/protocols/sse/stream.py",
+        old='self._positions.get(self._names[each], "-")',
+        new='(record.position if self._names[each] == record.channel else "-")',
+        argv=test(SSE, "test_stream_of_several_channels_recovers_each_from_its_own_position"),
+    ),
+    Mutation(
+        guard="sse: slow clients",
+        file="gateway/http/protocols/sse/stream.py",
+        old="        if self._stream.buffered_bytes() > HIGH_WATER_BYTES:\n            self.connection.pause()\n",
+        new="",
+        argv=test(ANY, "test_client_that_does_not_read_is_closed_and_others_are_not[sse]"),
+    ),
+    Mutation(
+        guard="sse: queued until the response begins",  # what was missed would be written before its order is known
+        file="gateway/http/protocols/sse/stream.py",
+        old="        if self._refusal is not None:\n            raise self._refusal\n",
+        new="",
+        argv=test(SSE, "test_one_refused_channel_refuses_the_stream"),
+    ),
+    Mutation(
+        guard="sse: end without channels",
+        file="gateway/http/protocols/sse/stream.py",
+        old="        if not self.connection.channels:\n            self.connection.close(CloseCode.OK",
+        new="        if False:\n            self.connection.close(CloseCode.OK",
+        argv=test(SSE, "test_stream_ends_when_its_only_channel_does"),
+    ),
+    Mutation(
+        guard="sse: pages of other origins",
+        file="gateway/http/protocols/sse/handler.py",
+        old="                check_page(request, self._allowed_origins)\n",
+        new="",
+        argv=test(SSE, "test_pages_of_allowed_origins_may_read_and_others_may_not"),
+    ),
+    Mutation(
+        guard="sse: ticket valid once",
+        file="gateway/http/protocols/sse/handler.py",
+        old="take_token(asked.ticket, secrets.token_hex())",
+        new="read_token(asked.ticket)",
+        argv=test(SSE, "test_ticket_opens_one_stream_on_any_node"),
+    ),
+    Mutation(
+        guard="sse: ticket of a good token",
+        file="gateway/http/protocols/sse/handler.py",
+        old="            node.auth.leave(await node.auth.enter(token))\n",
+        new="            pass\n",
+        argv=test(SSE, "test_ticket_needs_a_good_token"),
+    ),
+    Mutation(
+        guard="sse: token that is not accepted",
+        file="gateway/http/protocols/sse/handler.py",
+        old="            if entry.refusal is not None:\n                raise self._refuse_token(request, entry.refusal)\n",
+        new="",
+        argv=test(ANY, "test_token_that_is_not_accepted_is_refused[sse]"),
+    ),
+    Mutation(
+        guard="sse: streams that ended do not count",
+        file="gateway/http/protocols/sse/handler.py",
+        old="            endpoint.admission.leave(entry.address)\n",
+        new="",
+        argv=test(SSE, "test_streams_count_as_connections_until_they_end"),
+    ),
+    Mutation(
+        guard="raw: refusals end the connection",  # the client would believe that its message was published
+        file="gateway/http/protocols/raw/websocket.py",
+        old="            self._connection.close(code, f\"{message['code']}: {message['message']}\")\n",
+        new="            pass\n",
+        argv=test(ANY, "test_publication_that_no_rule_permits_is_refused[raw]"),
+    ),
+)
