@@ -8,8 +8,9 @@ ARGS ?=
 SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
-PROCESSES ?= 3
-SHARED = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+PROCESSES ?= 4
+FAULT_PROCESSES ?= 4
+SHARED = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses
 
 .PHONY: help install bootstrap demo test test-all lint format check bench faults attack chaos soak roll mutations clean distclean
 
@@ -28,19 +29,22 @@ bootstrap:  ## install the tests' needs other than Python (as root with apt), or
 demo: $(STAMP)  ## start a node with its own Redis and a page to play with
 	@exec $(BIN)/snorky serve --demo $(ARGS)
 
+# The tests start a thousand processes: without bytecode files, each compiles the gateway again.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)  ## the first tier, in minutes: needs only Python; ARGS="-k name" for some of all tests
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
 	@scripts/test-js
-	@$(BIN)/python -m pytest --tier first --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --tier first --numprocesses 3 --dist loadfile
 endif
 
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
 	@scripts/test-js
 	@# tests/faults apart: its tests have deadlines, and wait for most of their time; last those that need all cores
-	@$(SHARED) --ignore tests/faults; statuses=$$?; \
-	$(SHARED) tests/faults -m "not alone"; statuses+=$$?; \
+	@$(SHARED) $(PROCESSES) --ignore tests/faults; statuses=$$?; \
+	$(SHARED) $(FAULT_PROCESSES) tests/faults -m "not alone"; statuses+=$$?; \
 	$(BIN)/python -m pytest tests/faults -m alone; statuses+=$$?; \
 	[[ $$statuses == 000 ]]
 
