@@ -216,7 +216,7 @@ async def test_drain_ends_each_client(nodes: Nodes, url: str, kind: str) -> None
         await draining
     try:
         async with opened(kind, url, CHANNEL) as client:
-            raise AssertionError("a draining node accepts nobody")
+            raise AssertionError("a draining node accepts no client")
     except (Refused, Ended) as error:
         assert "503" in str(error)
 

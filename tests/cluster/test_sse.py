@@ -1,4 +1,4 @@
-"""Event streams: tickets, which pages may read them, several channels, their end, and what they count against."""
+"""Event streams: tickets, origins of pages, several channels, the end of streams, limits."""
 
 import asyncio
 import json

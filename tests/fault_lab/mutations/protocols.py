@@ -9,7 +9,7 @@ ANY = "tests/cluster/test_protocols.py"
 
 PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        guard="protocols: no tombstones",  # a foreign client would receive a message that nobody published
+        guard="protocols: no tombstones",  # a foreign client would receive a message that was never published
         file="gateway/delivery/batches.py",
         old=" for each, value in checked if not each.is_tombstone]\n                return _foreign",
         new=" for each, value in checked]\n                return _foreign",
@@ -46,7 +46,7 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(ANY, "test_client_whose_position_is_lost_is_told_so[sse]"),
     ),
     Mutation(
-        guard="sse: positions of all channels",  # after a reconnect the other channels would begin anew
+        guard="sse: positions of all channels",  # after a reconnect the other channels would not recover
         file="gateway/http/protocols/sse/stream.py",
         old='self._positions.get(self._names[each], "-")',
         new='(record.position if self._names[each] == record.channel else "-")',

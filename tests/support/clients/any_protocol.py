@@ -3,7 +3,7 @@
     async with opened("sse", site, "news") as client:
         assert await client.message() == {"title": "Hello"}
 
-A client is subscribed when `opened` has returned. `ended` waits for its end, and returns the reason that it was told.
+A client is subscribed when `opened` has returned. `ended` waits for its end, and returns the codes and reasons.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class AnyClient(ABC):
         return event
 
     async def ended(self) -> str:
-        """Wait for the end; returns what the client was told: codes and reasons."""
+        """Wait for the end; returns the codes and reasons that the client received."""
         told = []
         try:
             while True:

@@ -1,4 +1,4 @@
-"""The code blocks of a page of documentation, found by what they contain: other blocks may be added."""
+"""The code blocks of a page of documentation, found by a text in them: other blocks may be added."""
 
 import re
 from pathlib import Path

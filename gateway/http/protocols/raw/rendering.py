@@ -1,4 +1,4 @@
-"""What a plain WebSocket sends and receives: one message a frame, as JSON or as text. Pure."""
+"""Frames of a plain WebSocket: one message each, as JSON or as text. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal

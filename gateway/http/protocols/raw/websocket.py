@@ -4,8 +4,8 @@
 
 Rules:
 - The client is subscribed to the channel; each of its frames is published there.
-- There are no replies. What the node refuses ends the connection, and the reason of the close frame says why: a client
-  that cannot be told would believe that its message was published.
+- There are no replies. Each refusal ends the connection, with the cause in the close frame: otherwise the client would
+  believe that its message was published.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _RETRYABLE: Final = frozenset(("internal", "rate_limited", "unavailable"))
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """What the URL of a connection says."""
+    """The parameters in the URL of a connection."""
 
     channel: str
     service: str = "pubsub"

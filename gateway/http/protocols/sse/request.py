@@ -1,4 +1,4 @@
-"""What a client asks for: the channels of a stream, and from where they recover. Pure.
+"""The request for a stream: its channels, and the positions from which they recover. Pure.
 
     GET /sse?channel=C[&channel=D...][&service=pubsub][&ticket=T][&lastEventID=ID]
     Last-Event-ID: ID
