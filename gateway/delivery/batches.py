@@ -50,8 +50,7 @@ class BatchEncoder:
             if selector is not None and selector.is_whole:
                 return [each for value in values for each in _whole(channel, value, dialect)]
             if dialect.rendering is not None:
-                publications = zip(payloads, values, repeat(None))
-                return _foreign(channel, publications, dialect.rendering)
+                return _foreign(channel, zip(payloads, repeat(None), strict=False), dialect.rendering)
             encoded = payloads if encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
@@ -73,7 +72,7 @@ class BatchEncoder:
             if selector is not None and selector.is_whole:
                 return [each for _, value in checked for each in _whole(channel, value, dialect)]
             if dialect.rendering is not None:
-                known = [(each.payload, value, each.position) for each, value in checked if not each.is_tombstone]
+                known = [(each.payload, each.position) for each, _ in checked if not each.is_tombstone]
                 return _foreign(channel, known, dialect.rendering)
             return [_render(channel, publication, value, dialect.encoding) for publication, value in checked]
 
@@ -124,11 +123,11 @@ def _encoded(envelope: dict[str, Json], dialect: Dialect) -> list[bytes]:
 
 
 def _foreign(
-    channel: Channel, publications: Iterable[tuple[bytes, Json, Position | None]], rendering: Rendering
+    channel: Channel, publications: Iterable[tuple[bytes, Position | None]], rendering: Rendering
 ) -> list[bytes]:
     """Encode publications for a foreign protocol."""
     name = channel_of(channel.key.partition(":")[2])
-    found = [rendering.publication(name, payload, value, position) for payload, value, position in publications]
+    found = [rendering.publication(name, payload, position) for payload, position in publications]
     return [each for each in found if each is not None]
 
 

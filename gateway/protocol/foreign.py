@@ -19,8 +19,8 @@ __all__ = ["Frontend", "Rendering"]
 class Rendering(Protocol):
     """Encodes messages to many clients, without framing. Must not raise. Each method may return None: send nothing."""
 
-    def publication(self, channel: Json, payload: bytes, value: Json, position: Position | None) -> bytes | None:
-        """Encode a publication. payload: JSON; value: the same, decoded. position: None if the channel has none."""
+    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
+        """Encode a publication. payload: JSON, already checked. position: None if the channel has none."""
 
     def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
         """Encode a message that services send to many clients. envelope: {"service", "message"}."""
@@ -32,4 +32,8 @@ class Frontend(Protocol):
     accepts_orders: bool
 
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
-        """Encode a message, without framing; None = send nothing. envelope: {"service", "message"}. Must not raise."""
+        """Encode a message, without framing; None = send nothing. Must not raise.
+
+        envelope: {"service", "message"}; publications in it are bytes, JSON that is already checked. Called again with
+        a shorter reply, if the first one has no room in the client's queue.
+        """

@@ -178,7 +178,7 @@ class Compound:
         return b"".join(found)
 
     def resolve(self, around: dict[str, Any]) -> dict[str, Any]:
-        """Return a message that contains `value` with the payloads in their places, for foreign protocols."""
+        """Return a message that contains `value` with the payloads, as JSON, in their places, for foreign protocols."""
         places = {self._marks.at(number): payload for number, payload in enumerate(self._payloads)}
         found: dict[str, Any] = _replaced(around, places)
         return found
@@ -200,10 +200,7 @@ class Compound:
     def foreign_followers(self, rendering: Rendering) -> list[bytes]:
         """Encode the notifications that follow the message for a foreign protocol."""
         known = [each for each in self._followers if not each.is_tombstone]
-        found = [
-            rendering.publication(self._channel, each.payload, decode_json(each.payload), each.position)
-            for each in known
-        ]
+        found = [rendering.publication(self._channel, each.payload, each.position) for each in known]
         return [each for each in found if each is not None]
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:
@@ -233,7 +230,7 @@ def _replaced(value: Any, places: dict[str, bytes | Shared]) -> Any:
     payload = places.get(value) if isinstance(value, str) else None
     if payload is None:
         return value
-    return payload.value if isinstance(payload, Shared) else decode_json(payload)
+    return payload.value if isinstance(payload, Shared) else payload
 
 
 def _cut(marks: _Marks, value: Json, encoding: Encoding, count: int) -> list[bytes]:

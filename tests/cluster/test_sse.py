@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from time import monotonic
 
 import aiohttp
 import pytest
@@ -127,6 +128,7 @@ async def test_stream_of_several_channels_recovers_each_from_its_own_position(no
         for name in names:
             await publisher.publish(name, "before")
         async with http.get(f"{url}/sse?{query}") as response:
+            await nodes.until_subscribed(3)
             for number in range(3):
                 for name in names:
                     await publisher.publish(name, number)
@@ -161,8 +163,10 @@ async def read(response: aiohttp.ClientResponse, count: int) -> tuple[list[tuple
     return seen, last_id
 
 
-async def test_one_refused_channel_refuses_the_stream(nodes: Nodes, url: str, http: aiohttp.ClientSession) -> None:
-    async with http.get(f"{url}/sse?channel=plain&channel=closed&channel={CHANNEL}") as response:
+async def test_stream_without_a_permitted_channel_is_refused(
+    nodes: Nodes, url: str, http: aiohttp.ClientSession
+) -> None:
+    async with http.get(f"{url}/sse?channel=closed&channel=own:ann") as response:
         assert (response.status, await response.text()) == (403, "not_authorized: Not authorized\n")
     await no_connections(nodes)
 
@@ -237,3 +241,80 @@ async def test_client_that_goes_away_leaves_nothing(nodes: Nodes, url: str) -> N
         )
         == 0
     )
+
+
+async def test_client_that_goes_away_silently_leaves_within_seconds(nodes: Nodes, url: str) -> None:
+    """A page that is closed: the client sends nothing more, and the node has nothing to send."""
+    async with opened("sse", url, CHANNEL):
+        await nodes.until_subscribed(1)
+        began_s = monotonic()
+    await no_connections(nodes)
+    assert monotonic() - began_s < 5
+
+
+# -- recoveries -------------------------------------------------------------------------------------------------------
+
+
+async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nodes, url: str) -> None:
+    """Together they are larger than the queue of one client."""
+    names = [f"kept:{letter}" for letter in "abcdef"]
+    query = "&".join(f"channel={each}" for each in names)
+    async with Publisher(nodes.redis_url) as publisher, aiohttp.ClientSession() as http:
+        for name in names:
+            await publisher.publish(name, "before")
+        async with http.get(f"{url}/sse?{query}") as response:
+            await nodes.until_subscribed(len(names))
+            for name in names:
+                await publisher.publish(name, "seen")
+            _, last_id = await read(response, len(names))
+        for name in names:
+            for number in range(200):
+                await publisher.publish(name, {"number": number, "filler": "x" * 2000})
+        async with http.get(f"{url}/sse?{query}", headers={"Last-Event-ID": last_id}) as response:
+            assert response.status == 200
+            missed, _ = await read(response, 200 * len(names))
+    for name in names:
+        assert [value["number"] for where, value in missed if where == name] == list(range(200))  # type: ignore[index]
+
+
+async def test_stream_begins_if_one_channel_is_permitted(nodes: Nodes, url: str, http: aiohttp.ClientSession) -> None:
+    async with Publisher(nodes.redis_url) as publisher:
+        async with http.get(f"{url}/sse?channel=closed&channel=plain&channel=own:ann") as response:
+            assert response.status == 200
+            await nodes.until_subscribed(1)
+            await publisher.publish("plain", "hello")
+            events: list[str] = []
+            async with asyncio.timeout(DEADLINE_S):
+                while not any("hello" in each for each in events) or sum("unsubscribed" in each for each in events) < 2:
+                    events.append((await response.content.readline()).decode())
+    refused = [json.loads(each.removeprefix("data: ")) for each in events if '"code"' in each]
+    assert [(each["channel"], each["code"]) for each in refused] == [
+        ("closed", "not_authorized"),
+        ("own:ann", "not_authorized"),
+    ]
+
+
+# -- temporary refusals -----------------------------------------------------------------------------------------------
+
+
+async def test_event_source_is_asked_to_come_back_and_others_get_the_status(nodes: Nodes) -> None:
+    url = await nodes.start(SNORKY_LIMITS__CONNECTIONS_PER_IP="1")
+    accepts = {"Accept": "text/event-stream"}
+    async with opened("sse", url, CHANNEL), aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/sse?channel=plain") as response:
+            assert response.status == 429
+        async with http.get(f"{url}/sse?channel=plain", headers=accepts) as response:
+            text = await response.text()
+            assert (response.status, response.content_type) == (200, "text/event-stream")
+            assert text.startswith("retry: ") and 'event: close\ndata: {"code":429' in text
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/sse?channel=", headers=accepts) as response:
+            assert response.status == 400
+        nodes.gateways[-1].node.is_draining = True
+        async with http.get(f"{url}/sse?channel=plain", headers=accepts) as response:
+            assert response.status == 200 and "event: close" in await response.text()
+    proxied = await nodes.start(SNORKY_PUBLIC__TRUSTED_PROXIES='["127.0.0.1/32"]')
+    nodes.gateways[-1].node.is_draining = True
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{proxied}/sse?channel=plain", headers=accepts) as response:
+            assert response.status == 503, "a load balancer tries another node"

@@ -7,7 +7,8 @@ Rules:
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -105,9 +106,9 @@ async def write_stream(
     stream: ResponseStream,
     headers: Mapping[str, str],
     prelude: bytes,
-    wrap: Callable[[bytes], bytes] = bytes,
+    pieces: Callable[[bytes], Iterable[bytes]],
 ) -> web.StreamResponse:
-    """Write a response: the prelude, then the frames of a stream until it ends. wrap: encodes one frame.
+    """Write a response: the prelude, then the frames of a stream until it ends. pieces: encodes one frame, in parts.
 
     Raises ConnectionError: the client has gone.
     """
@@ -116,10 +117,25 @@ async def write_stream(
     await response.prepare(request)
     await response.write(prelude)
     while frames := await stream.take():
-        await response.write(b"".join(map(wrap, frames)))
+        for part in _joined(chain.from_iterable(map(pieces, frames))):
+            await response.write(part)
         stream.wrote(frames)
     await response.write_eof()
     return response
+
+
+def _joined(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Join small parts: each write is one piece of a chunked response."""
+    found: list[bytes] = []
+    size = 0
+    for part in parts:
+        found.append(part)
+        size += len(part)
+        if size > HIGH_WATER_BYTES:
+            yield b"".join(found)
+            found, size = [], 0
+    if found:
+        yield b"".join(found)
 
 
 def is_gone(request: web.Request) -> bool:

@@ -217,7 +217,9 @@ class SockJSHandler:
                     pieces += frames
                     stream.wrote(frames)
                 return web.Response(body=b"".join(map(transport.wrap, pieces)), headers=headers)
-            return await write_stream(request, stream, headers, transport.prelude(), transport.wrap)
+            return await write_stream(
+                request, stream, headers, transport.prelude(), lambda frame: (transport.wrap(frame),)
+            )
         except ConnectionError:
             stream.lose()
             raise ConnectionClosed from None

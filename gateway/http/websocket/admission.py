@@ -38,18 +38,18 @@ class Admission:
         The client itself may have written the addresses further left.
         """
         address = request.remote or ""
-        if not self._is_trusted(address):
+        if not self.is_trusted(address):
             return address
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
         for each in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
             address = _without_port(each)
-            if not self._is_trusted(address):
+            if not self.is_trusted(address):
                 break
         return address
 
     def network_of(self, ip: str) -> str | None:
         """Return the network that an address counts to; None: a trusted proxy, with many clients."""
-        return None if self._is_trusted(ip) else site_of(ip)
+        return None if self.is_trusted(ip) else site_of(ip)
 
     def knock(self, ip: str) -> None:
         """Count one connection attempt, before any other check. Raises HandshakeRefused: too many recently."""
@@ -78,7 +78,8 @@ class Admission:
         if self._per_ip[site] <= 0:
             del self._per_ip[site]
 
-    def _is_trusted(self, address: str) -> bool:
+    def is_trusted(self, address: str) -> bool:
+        """Return True if an address is one of a trusted proxy."""
         if not self._trusted_proxies:
             return False
         try:

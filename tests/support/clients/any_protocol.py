@@ -80,6 +80,10 @@ class AnyClient(ABC):
         except Ended as end:
             return " ".join([*told, str(end)])
 
+    async def subscribed(self) -> None:
+        """Wait until the client knows from where it would recover: when `opened` has returned, unless overridden."""
+        assert self.place is not None
+
     @abstractmethod
     async def open(self) -> None:
         """Connect and subscribe. Raises Refused."""
@@ -241,7 +245,14 @@ class _StreamClient(AnyClient):
     channels_beside: Sequence[str] = ()
     _response: aiohttp.ClientResponse
 
+    async def subscribed(self) -> None:
+        reading = asyncio.create_task(self._next())
+        async with asyncio.timeout(DEADLINE_S):
+            await self._has_subscribed.wait()
+        reading.cancel()
+
     async def open(self) -> None:
+        self._subscriptions, self._has_subscribed = 0, asyncio.Event()
         query = urlencode([("channel", each) for each in (self.channel, *self.channels_beside)])
         headers = {**self.headers, **({} if self.since is None else {"Last-Event-ID": self.since})}
         self._response = await self.http.get(f"{self.url}/sse?{query}", headers=headers)
@@ -266,6 +277,9 @@ class _StreamClient(AnyClient):
 
     def _event(self, kind: str, data: Any) -> _Event | None:
         if kind == "subscribed":
+            self._subscriptions += 1
+            if self._subscriptions == 1 + len(self.channels_beside):
+                self._has_subscribed.set()
             return None
         if kind == "close":
             raise Ended(f"{data['code']} {data['reason']}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.channel_order import Gap
-from snorky.gateway.protocol.codec import Encoding, Json
+from snorky.gateway.protocol.codec import Encoding, Json, decode_json
 from snorky.gateway.protocol.publication import MARK, Position, Selector, write_addressed
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound, Shared, Template
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect
@@ -19,7 +19,8 @@ class Rendering:
     def __init__(self) -> None:
         self.rendered: list[tuple[Json, Json, Position | None]] = []
 
-    def publication(self, channel: Json, payload: bytes, value: Json, position: Position | None) -> bytes | None:
+    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
+        value = decode_json(payload)
         self.rendered.append((channel, value, position))
         return None if isinstance(value, int) and value % 2 else b"<%b>" % payload
 
@@ -104,4 +105,4 @@ def test_compound_is_translated_with_its_payloads_in_their_places() -> None:
         "list": [compound.enclose(b"2"), compound.share(Shared(["x"]))],
     }
     frames = connection.framed_compound({"service": "s", "message": compound.value}, compound)
-    assert frames == b"{'first': {'a': 1}, 'list': [2, ['x']]}\n"
+    assert frames == b"""{'first': b'{"a":1}', 'list': [b'2', ['x']]}\n"""

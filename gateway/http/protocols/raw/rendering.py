@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+import msgspec
+
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.protocol.codec import Encoding, Json, decode_json
 from snorky.gateway.protocol.publication import Position
@@ -19,9 +21,12 @@ class RawRendering:
     def __init__(self, *, is_text: bool) -> None:
         self._is_text = is_text
 
-    def publication(self, channel: Json, payload: bytes, value: Json, position: Position | None) -> bytes:
+    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
         """See `Rendering`."""
-        return value.encode() if self._is_text and isinstance(value, str) else payload
+        if self._is_text and payload.lstrip()[:1] == b'"':
+            text: str = msgspec.json.decode(payload, type=str)
+            return text.encode()
+        return payload
 
     def notice(self, envelope: Mapping[str, Any]) -> None:
         """Send nothing: the client could not distinguish it from a message."""

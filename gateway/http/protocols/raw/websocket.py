@@ -54,8 +54,17 @@ class RawHandler:
         try:
             asked = _read_query(request)
         except HandshakeRefused as refused:
-            return self._websockets.refuse(request, refused)
+            return self._websockets.refuse(request, self._knocked(request) or refused)
         return await self._websockets.handle(request, RawWebSocket, asked=asked)
+
+    def _knocked(self, request: web.Request) -> HandshakeRefused | None:
+        """Count a request that is refused before its handshake; returns another refusal, if there are too many."""
+        admission = self._websockets.endpoint.admission
+        try:
+            admission.knock(admission.client_ip(request))
+        except HandshakeRefused as refused:
+            return refused
+        return None
 
 
 class RawWebSocket(WebSocketProtocol):

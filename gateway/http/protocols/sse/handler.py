@@ -6,19 +6,24 @@
 Rules:
 - Which pages may read a stream: as for SockJS, by the origin.
 - A ticket replaces a token in the URL, which is kept in logs and browser histories: it is valid once, for 30 s.
-- A refusal has an HTTP status, so a load balancer can try another node. EventSource gives up then: a page must make
-  another one.
+- A refusal has an HTTP status. EventSource reconnects after the end of a stream, but not after an error. So a temporary
+  refusal is a stream that ends at once, except where a load balancer can try another node: it needs the status.
+- HTTP connections of streams are not used again: the next request may reach another node.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Any, Final
 
 from aiohttp import web
 
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.config.origins import Origins
-from snorky.gateway.errors import BrokerUnavailable, InvalidToken
+from snorky.gateway.contracts.directory import Directory
+from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, InvalidToken
+from snorky.gateway.http.protocols.sse.rendering import event
 from snorky.gateway.http.protocols.sse.request import StreamRequest, read_request
 from snorky.gateway.http.protocols.sse.stream import EventStream, retry_line
 from snorky.gateway.http.serving.page_check import check_page, cors_headers
@@ -27,14 +32,19 @@ from snorky.gateway.http.websocket.credentials import admit, token_of
 from snorky.gateway.http.websocket.entry import Entry, enter, refuse_draining
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
+from snorky.gateway.http.websocket.timer_wheel import TimerWheel
+from snorky.gateway.protocol.codec import encode_json
 
 __all__ = ["SSEHandler"]
 
 TICKET_S: Final = 30.0
 RETRY_S: Final = 1.0  # after the end of a stream
+RETRY_REFUSED_S: Final = 5.0  # after a temporary refusal
+BEAT_S: Final = 1.0  # maximum delay of noticing that a client has gone
 _HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store, no-transform",
+    "Connection": "close",
     "X-Content-Type-Options": "nosniff",
 }
 _Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -57,11 +67,16 @@ class SSEHandler:
 
     # -- streams -------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _wheel(self) -> TimerWheel:
+        return TimerWheel(BEAT_S)
+
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        endpoint, asked = self._websockets.endpoint, read_request(request)
+        endpoint = self._websockets.endpoint
         node, address = endpoint.node, endpoint.admission.client_ip(request)
         refuse_draining(node)
         endpoint.admission.knock(address)
+        asked = read_request(request)
         token = await self._token_of_ticket(asked)
         identify = self._websockets.identify_hook
         entry = await enter(
@@ -80,22 +95,34 @@ class SSEHandler:
         """Make the connection of a client, and write its stream until it ends."""
         endpoint, node = self._websockets.endpoint, entry.node
         stream = ResponseStream(is_streaming=True, is_gone=lambda: is_gone(request))
-        client = EventStream(endpoint, asked, stream, entry.address)
-        connection = client.connection
+        client = EventStream(
+            endpoint,
+            self._wheel,
+            asked,
+            stream,
+            entry.address,
+            cut=lambda: _cut(request),
+            heartbeat_s=self._websockets.public.ping_interval_s,
+        )
+        connection, rest = client.connection, None
         try:
             node.cluster_limits.counts.bind(connection, entry.units)
             if entry.session is not None:
                 self._bind(request, entry.session, client)
             node.connect(connection, endpoint.registry)
-            endpoint.wheel.add(client)
-            await client.subscribe()
+            self._wheel.add(client)
+            first = await client.subscribe_first()
             client.begin()
-            return await write_stream(request, stream, {**_HEADERS, **cors_headers(request)}, retry_line(RETRY_S))
+            rest = asyncio.get_running_loop().create_task(client.subscribe_rest(first))
+            headers = {**_HEADERS, **cors_headers(request)}
+            return await write_stream(request, stream, headers, retry_line(RETRY_S), client.pieces)
         finally:
+            if rest is not None:
+                rest.cancel()
             stream.lose()
-            endpoint.wheel.remove(client)
+            self._wheel.remove(client)
             connection.mark_closed()
-            node.disconnect(connection, client.close_code)
+            client.leave_node()
             node.auth.forget(connection)  # needed if it was never connected to the node
             node.cluster_limits.counts.forget(connection)
             endpoint.admission.leave(entry.address)
@@ -119,19 +146,24 @@ class SSEHandler:
             node.auth.leave(await node.auth.enter(token))
         except InvalidToken as error:
             raise self._refuse_token(request, error) from None
-        ticket = await node.ownership.directory.put_token({"sse": token}, TICKET_S)
+        ticket = await self._directory().put_token({"sse": token}, TICKET_S)
         return web.json_response({"ticket": ticket, "expiresInS": int(TICKET_S)}, headers={"Cache-Control": "no-store"})
 
     async def _token_of_ticket(self, asked: StreamRequest) -> str | None:
         if asked.ticket is None:
             return None
-        node = self._websockets.endpoint.node
         found: Any = None
         if asked.ticket.isascii() and asked.ticket.isalnum():
-            found = await node.ownership.directory.take_token(asked.ticket, secrets.token_hex())
+            found = await self._directory().take_token(asked.ticket, secrets.token_hex())
         if not isinstance(found, dict) or not isinstance(found.get("sse"), str):
             raise HandshakeRefused(401, "ticket", "The ticket is used or has expired: request another one")
         return str(found["sse"])
+
+    def _directory(self) -> Directory:
+        try:
+            return self._websockets.endpoint.node.ownership.directory
+        except ConfigurationError:
+            raise HandshakeRefused(503, "ticket", "This node cannot store tickets") from None
 
     async def _allow_ticket(self, _request: web.Request) -> web.StreamResponse:
         headers = {"Access-Control-Allow-Methods": "POST", "Access-Control-Allow-Headers": "Authorization"}
@@ -144,6 +176,12 @@ class SSEHandler:
         endpoint.node.auth.refusals.note("token", error.reason, address=endpoint.admission.client_ip(request))
         return HandshakeRefused(401, "token", str(error))
 
+    def _is_temporary(self, request: web.Request, refused: HandshakeRefused) -> bool:
+        """Return True if EventSource shall try again; a load balancer that sees a 503 tries another node itself."""
+        is_direct = not self._websockets.endpoint.admission.is_trusted(request.remote or "")
+        is_event_source = "text/event-stream" in request.headers.get("Accept", "")
+        return is_event_source and (refused.status == 429 or (refused.status == 503 and is_direct))
+
     def _guarded(self, answer: _Respond) -> _Respond:
         async def respond(request: web.Request) -> web.StreamResponse:
             """Serve allowed origins; always return exactly one response."""
@@ -153,6 +191,10 @@ class SSEHandler:
                 response = await answer(request)
             except HandshakeRefused as refused:
                 response = self._websockets.refuse(request, refused)
+                if self._is_temporary(request, refused):
+                    told = event("close", encode_json({"code": refused.status, "reason": str(refused)}))
+                    response = web.Response(body=retry_line(RETRY_REFUSED_S) + told, headers=_HEADERS)
+                    response.force_close()
                 if refused.reason in ("origin", "duplicate_header"):
                     return response
             except BrokerUnavailable:
@@ -164,3 +206,9 @@ class SSEHandler:
             return response
 
         return respond
+
+
+def _cut(request: web.Request) -> None:
+    """Abort the client's connection: what is queued for it is dropped."""
+    if request.transport is not None:
+        request.transport.abort()

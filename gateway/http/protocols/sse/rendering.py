@@ -23,6 +23,7 @@ from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 __all__ = ["DIALECTS", "EventRendering", "Record", "event", "records"]
 
 _NOTICES: Final = frozenset(("gap", "joined", "left", "unsubscribed"))
+_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _HEADER: Final = struct.Struct("!III")
 
 
@@ -37,10 +38,10 @@ class EventRendering:
     def __init__(self, *, has_several: bool) -> None:
         self._has_several = has_several
 
-    def publication(self, channel: Json, payload: bytes, value: Json, position: Position | None) -> bytes:
+    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
         """See `Rendering`. Line breaks in JSON are only layout: they would end the line of the event."""
         if b"\n" in payload or b"\r" in payload:
-            payload = encode_json(value)
+            payload = payload.translate(_BREAKS_TO_SPACES)
         if self._has_several:
             payload = b'{"channel":%b,"message":%b}' % (encode_json(channel), payload)
         return self.whole(channel, None if position is None else str(position), event("", payload))

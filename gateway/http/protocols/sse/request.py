@@ -6,6 +6,7 @@
 An ID has the position of each channel, in the order of the URL, separated by commas; "-" = none.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,8 +17,9 @@ from snorky.gateway.http.websocket.handshake import HandshakeRefused
 
 __all__ = ["CHANNELS_MAX", "StreamRequest", "read_request"]
 
-CHANNELS_MAX: Final = 20  # their positions together are the ID of each event, which clients send in a header
+CHANNELS_MAX: Final = 10  # their positions together are the `id` of each event: about 45 bytes each
 ID_MAX_BYTES: Final = 4_096
+_ID: Final = re.compile("[!-~]+")  # it comes back in events: without blanks and line breaks
 _KEYS: Final = frozenset(("channel", "lastEventID", "service", "ticket"))
 
 
@@ -52,6 +54,6 @@ def _positions(last_id: str, channels: Sequence[str]) -> Mapping[str, str]:
     if not last_id:
         return {}
     positions = last_id.split(",")
-    if len(last_id) > ID_MAX_BYTES or len(positions) != len(channels):
+    if len(last_id) > ID_MAX_BYTES or len(positions) != len(channels) or not _ID.fullmatch(last_id):
         raise HandshakeRefused(400, "request", "Last-Event-ID is not of a stream of these channels")
     return {channel: each for channel, each in zip(channels, positions, strict=True) if each not in ("", "-")}

@@ -1,33 +1,37 @@
 """EventStream: one client's stream of events; the transport and the `Frontend` of its connection.
 
 Rules:
-- The channels are subscribed before the response begins: a refusal has an HTTP status.
-- From then on the stream carries first what the client has missed, then what is published, in order. Until the response
-  begins, the connection queues it.
-- A stream ends with the event `close`. EventSource then reconnects, with its last `id`.
+- The channels are subscribed one after another. The response begins with the first that is subscribed: if none is, the
+  request gets an HTTP status. A channel that is refused later gets the event `unsubscribed`. If it cannot be subscribed
+  at present, the stream ends, because EventSource then reconnects.
+- The stream carries first the messages that the client has missed, then the later ones, in order. Before the next
+  channel, the client receives most of what is queued: so all recoveries together are not limited by one queue.
+- A stream ends with the event `close`. Its connection leaves the node at once, whether its client reads or not.
 """
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode
-from snorky.gateway.http.protocols.sse.rendering import DIALECTS, Record, event, records
+from snorky.gateway.http.protocols.sse.rendering import DIALECTS, event, records
 from snorky.gateway.http.protocols.sse.request import StreamRequest
 from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES, ResponseStream
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.protocol import Endpoint
+from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.protocol.codec import Envelope, encode_json
 from snorky.gateway.protocol.publication import Position
 
 __all__ = ["EventStream", "retry_line"]
 
 SUBSCRIBE_TIMEOUT_S: Final = 10.0
-HEARTBEAT: Final = b":\n\n"
-# HTTP status by the code of the error that refuses a subscription
+# HTTP status by the code of the error that refuses a subscription; 403 for others
 _STATUS: Final = {
+    "connection_closed": 503,
+    "internal": 503,
     "invalid_channel": 400,
     "invalid_params": 400,
     "limit_exceeded": 429,
@@ -36,7 +40,15 @@ _STATUS: Final = {
     "unavailable": 503,
     "unknown_command": 404,
     "unknown_service": 404,
-    "internal": 503,
+}
+# and by the close code, if the connection ends before the response begins; 503 for others
+_STATUS_OF_END: Final[Mapping[int, int]] = {
+    CloseCode.BAD_TOKEN: 401,
+    CloseCode.REVOKED: 401,
+    CloseCode.AUTHENTICATION_TIMEOUT: 401,
+    CloseCode.DISCONNECTED: 403,
+    CloseCode.LIMIT: 429,
+    CloseCode.TOO_MUCH_BAD_INPUT: 429,
 }
 
 
@@ -46,93 +58,148 @@ def retry_line(seconds: float) -> bytes:
 
 
 class EventStream:
-    """One client. stream: the frames of its response. close_code: why it ended."""
+    """One client. stream: the frames of its response. close_code: why it ended.
+
+    wheel: visits it each second. cut: aborts the client's connection. heartbeat_s: seconds between comments.
+    """
 
     transport_name = "sse"
     accepts_orders = False
 
-    def __init__(self, endpoint: Endpoint, asked: StreamRequest, stream: ResponseStream, address: str) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        wheel: TimerWheel,
+        asked: StreamRequest,
+        stream: ResponseStream,
+        address: str,
+        *,
+        cut: Callable[[], None],
+        heartbeat_s: float,
+    ) -> None:
         self.slot = 0  # of the wheel
         self.close_code: int = CloseCode.ABNORMAL
         self._endpoint = endpoint
+        self._wheel = wheel
         self._asked = asked
         self._stream = stream
+        self._cut = cut
+        self._heartbeat_s = self._quiet_s = heartbeat_s
         self._has_several = len(asked.channels) > 1
-        self._names = {channel: encode_json(channel) for channel in asked.channels}
-        self._positions = {self._names[channel]: position for channel, position in asked.since.items()}
-        self._unanswered = len(asked.channels)
-        self._refusal: HandshakeRefused | None = None
-        self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._positions = {encode_json(each): asked.since.get(each, "") for each in asked.channels}
+        self._answers: list[asyncio.Future[HandshakeRefused | None]] = [
+            asyncio.get_running_loop().create_future() for _ in asked.channels
+        ]  # by the channel's number: its refusal, None = it is subscribed
+        self._has_begun = False
+        self._has_drained = asyncio.Event()
         dialect, self._rendering = DIALECTS[self._has_several]
         self.connection: Connection = endpoint.node.new_connection(self, dialect, remote_ip=address)
         self.connection.frontend = self
         self.connection.pause()
 
-    async def subscribe(self) -> None:
-        """Subscribe the connection to all channels. Raises HandshakeRefused."""
-        for number, channel in enumerate(self._asked.channels):
-            since = self._asked.since.get(channel, True)
-            params = {"channel": channel, "recover": since}
-            envelope = Envelope(self._asked.service, {"command": "subscribe", "params": params, "callId": number})
-            self._endpoint.registry.accept(self.connection, envelope, 0)
-        try:
-            async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
-                await self._settled
-        except TimeoutError:
-            raise HandshakeRefused(503, "subscribe", "The channels cannot be subscribed for the moment") from None
-        if self._refusal is not None:
-            raise self._refusal
+    # -- subscribing ---------------------------------------------------------------------------------------------
+
+    async def subscribe_first(self) -> int:
+        """Subscribe the connection until one channel is subscribed; returns its number. Raises HandshakeRefused."""
+        refusals = []
+        for number in range(len(self._asked.channels)):
+            try:
+                refusal = await self._subscribe(number)
+            except TimeoutError:
+                raise HandshakeRefused(503, "subscribe", "The channel cannot be subscribed for the moment") from None
+            if self.connection.is_closed:
+                raise refusal or HandshakeRefused(503, "subscribe", "The connection has been closed")
+            if refusal is None:
+                return number
+            refusals.append(refusal)
+        raise refusals[0]
+
+    async def subscribe_rest(self, first: int) -> None:
+        """Subscribe the connection to the channels after the first one; the response has begun."""
+        for number in range(first):
+            self._report(number)
+        for number in range(first + 1, len(self._asked.channels)):
+            while self.connection.pending_bytes > self.connection.outbox_max_bytes // 4:
+                self._has_drained.clear()
+                await self._has_drained.wait()
+            try:
+                await self._subscribe(number)
+            except TimeoutError:
+                self.connection.close(CloseCode.RECONNECT, "A channel cannot be subscribed for the moment")
+            if self.connection.is_closed:
+                return
+            self._report(number)
+
+    async def _subscribe(self, number: int) -> HandshakeRefused | None:
+        channel = self._asked.channels[number]
+        params = {"channel": channel, "recover": self._asked.since.get(channel, True)}
+        envelope = Envelope(self._asked.service, {"command": "subscribe", "params": params, "callId": number})
+        self._endpoint.registry.accept(self.connection, envelope, 0)
+        async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
+            return await asyncio.shield(self._answers[number])
+
+    def _report(self, number: int) -> None:
+        """Notify the client of a refused channel, or end the stream if it may be accepted later."""
+        refusal = self._answers[number].result()
+        if refusal is None:
+            return
+        code, _, reason = str(refusal).partition(": ")
+        if refusal.status in (429, 503):
+            self.connection.close(CloseCode.RECONNECT, str(refusal))
+            return
+        message = {"type": "unsubscribed", "channel": self._asked.channels[number], "code": code, "reason": reason}
+        self.connection.write_reply(self._rendering.notice({"message": message}) or b"")
 
     def begin(self) -> None:
-        """Pass on what is queued; call it when the response begins."""
-        self._stream.on_drained = self.connection.resume
-        self._stream.on_lost = self._on_lost
+        """Pass on the queued events; call it when the response begins."""
+        self._has_begun = True
+        self._stream.on_drained = self._on_drained
+        self._stream.on_lost = self.connection.mark_closed
+        self.connection.resume()
+
+    def _on_drained(self) -> None:
+        self._has_drained.set()
         self.connection.resume()
 
     # -- Frontend ------------------------------------------------------------------------------------------------
 
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
-        """See `Frontend`."""
+        """See `Frontend`. A reply may be translated a second time, shorter, if it has no room in the queue."""
         message = envelope["message"]
         kind = message.get("type") if isinstance(message, dict) else None
-        if kind == "error":
-            self._refuse(message["code"], message["message"])
+        if kind == "error" and isinstance(message["callId"], int):
+            text = f"{message['code']}: {message['message']}"
+            self._answer(message["callId"], HandshakeRefused(_STATUS.get(message["code"], 403), "subscribe", text))
         elif kind == "response":
-            return self._subscribed(self._asked.channels[message["callId"]], message["data"] or {})
+            self._answer(message["callId"], None)
+            data = message["data"]
+            return self._subscribed(self._asked.channels[message["callId"]], data if isinstance(data, dict) else {})
         elif kind == "unsubscribed":
             asyncio.get_running_loop().call_soon(self._end_if_empty, message["code"], message["reason"])
             return self._rendering.notice(envelope)
         return None
 
-    def _refuse(self, code: str, text: str) -> None:
-        status = _STATUS.get(code, 403)
-        self._refusal = HandshakeRefused(status, "subscribe", f"{code}: {text}")
-        self._settle()
+    def _answer(self, number: int, refusal: HandshakeRefused | None) -> None:
+        if not self._answers[number].done():
+            self._answers[number].set_result(refusal)
 
     def _subscribed(self, channel: str, data: Mapping[str, Any]) -> bytes:
-        """Encode what a channel's reply contains: a gap, the messages that the client has missed, the position.
+        """Encode the content of a channel's reply: a gap, missed messages, the position.
 
         The event `subscribed` has the position as its `id`, so that a client recovers also before its first message.
         """
         whole, events = self._rendering.whole, []
         position = data.get("position")
-        place = {"channel": channel, "position": position}
+        place = encode_json({"channel": channel, "position": position})
+        if position is None:
+            self._positions[encode_json(channel)] = ""
         if channel in self._asked.since and not data.get("recovered"):
-            events.append(whole(channel, position, event("gap", encode_json(place))))
+            events.append(whole(channel, position, event("gap", place)))
         for each in data.get("messages", ()):
             if not each.get("tombstone"):
-                message = each["message"]
-                at = Position.parse(each["position"])
-                events.append(self._rendering.publication(channel, encode_json(message), message, at))
-        events.append(whole(channel, position, event("subscribed", encode_json(place))))
-        self._unanswered -= 1
-        if not self._unanswered:
-            self._settle()
+                events.append(self._rendering.publication(channel, each["message"], Position.parse(each["position"])))
+        events.append(whole(channel, position, event("subscribed", place)))
         return b"".join(events)
-
-    def _settle(self) -> None:
-        if not self._settled.done():
-            self._settled.set_result(None)
 
     def _end_if_empty(self, code: str, reason: str) -> None:
         if not self.connection.channels:
@@ -141,17 +208,29 @@ class EventStream:
     # -- Transport -----------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send events, or records of a stream of several channels."""
-        self._stream.send(b"".join(map(self._event, records(data))) if self._has_several else data)
+        """Queue events, or records of a stream of several channels, for the response."""
+        self._stream.send(data)
         if self._stream.buffered_bytes() > HIGH_WATER_BYTES:
             self.connection.pause()
 
-    def _event(self, record: Record) -> bytes:
-        if not record.position:
-            return record.event
-        self._positions[record.channel] = record.position
-        known = ",".join(self._positions.get(self._names[each], "-") for each in self._asked.channels)
-        return b"id: %b\n%b" % (known.encode(), record.event)
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Encode queued bytes as parts of the response: with the `id` that differs by client."""
+        if not self._has_several:
+            yield data
+            return
+        found: list[bytes] = []
+        size = 0
+        for record in records(data):
+            if record.position:
+                self._positions[record.channel] = record.position
+                known = ",".join(each or "-" for each in self._positions.values())
+                found.append(b"id: %b\n" % known.encode())
+            found.append(record.event)
+            size += len(record.event) + len(found[0])
+            if size > HIGH_WATER_BYTES:
+                yield b"".join(found)
+                found, size = [], 0
+        yield b"".join(found)
 
     def buffered_bytes(self) -> int:
         """Return the number of bytes queued in the response."""
@@ -166,23 +245,37 @@ class EventStream:
     def close(self, code: int, reason: str) -> None:
         """End the stream; before it has begun, refuse the request."""
         self.close_code = code
-        self._refuse("closed", reason)
+        refusal = HandshakeRefused(_STATUS_OF_END.get(code, 503), "subscribe", f"closed: {reason}")
+        for number in range(len(self._answers)):
+            self._answer(number, refusal)
         if code == CloseCode.SLOW_CONSUMER:
             self._endpoint.node.metrics.slow_consumers_closed.inc()
-        self._stream.send(event("close", encode_json({"code": int(code), "reason": reason})))
+        if self._has_begun:
+            end = event("close", encode_json({"code": int(code), "reason": reason}))
+            self._stream.send(self._rendering.whole(None, None, end))
         self._stream.end()
+        asyncio.get_running_loop().call_soon(self.leave_node)  # later: services must not be called in their own calls
+        self._wheel.end_soon(self)
 
-    def _on_lost(self) -> None:
-        self.connection.mark_closed()
+    def leave_node(self) -> None:
+        """Remove the connection from the node. Idempotent."""
+        self._endpoint.node.disconnect(self.connection, self.close_code)
 
     # -- TimedConnection -----------------------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Send a comment: proxies close connections that are silent."""
-        if not self._stream.buffered_bytes():
-            self._stream.send(HEARTBEAT)
+        """End if the client has gone; send a comment when due, because proxies close connections that are silent."""
+        if self._stream.is_gone():
+            self.abort()
+            return
+        self._quiet_s -= self._wheel.interval_s
+        if self._quiet_s <= 0 and self._has_begun:
+            self._quiet_s = self._heartbeat_s
+            if not self._stream.buffered_bytes():
+                self._stream.send(self._rendering.whole(None, None, b":\n\n"))
 
     def abort(self) -> None:
         """End immediately."""
         self.connection.mark_closed()
         self._stream.lose()
+        self._cut()
