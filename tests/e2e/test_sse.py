@@ -163,15 +163,16 @@ async def served(block: str, fleet: Fleet, call: str, port: int) -> AsyncIterato
     ("example", "channel", "call"),
     [("sse", "news", ""), ("ticket", "orders:ann", 'listen("orders:ann", (order) => console.log(order));')],
 )
-async def test_example_recovers_in_a_browser_after_its_node_was_killed(
-    tmp_path: Path, example: str, channel: str, call: str
-) -> None:
+@pytest.mark.parametrize("fault", ["kill", "replace"])
+async def test_example_recovers_in_a_browser(tmp_path: Path, example: str, channel: str, call: str, fault: str) -> None:
+    """kill: one of three nodes behind nginx. replace: the only node drains, and another starts on its port."""
     page_of_docs = ROOT / "docs" / "other-protocols.md"
     block = code_block(page_of_docs, f"js {example}", containing="new EventSource")
     port = free_port()
     env = {**ENV, "SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([f"http://127.0.0.1:{port}"])}
     seen: list[str] = []
-    async with running_fleet(tmp_path, nodes=3, env=env) as fleet, served(block, fleet, call, port) as url:
+    nodes = 3 if fault == "kill" else 1
+    async with running_fleet(tmp_path, nodes=nodes, env=env) as fleet, served(block, fleet, call, port) as url:
         async with async_playwright() as playwright, Publisher(fleet.redis.url) as publisher:
             chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
             try:
@@ -183,12 +184,15 @@ async def test_example_recovers_in_a_browser_after_its_node_was_killed(
                     return await fleet.metric("snorky_subscriptions") == 1
 
                 await eventually(is_open, within_s=DEADLINE_S, what="the stream is open")
-                for node in fleet.nodes:
-                    if await node.metric("snorky_subscriptions"):
-                        node.kill()
-                        break
+                if fault == "replace":
+                    fleet.nodes[0].terminate()
+                else:
+                    open_here = [node for node in fleet.nodes if await node.metric("snorky_subscriptions")]
+                    open_here[0].kill()
                 for number in range(100):
                     await publisher.publish(channel, number)
+                if fault == "replace":
+                    await fleet.replace(0)
 
                 async def all_there() -> bool:
                     return len(seen) >= 100
