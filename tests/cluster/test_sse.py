@@ -294,6 +294,49 @@ async def test_stream_begins_if_one_channel_is_permitted(nodes: Nodes, url: str,
     ]
 
 
+async def test_small_queue_delays_the_next_channel_and_does_not_forget_it(nodes: Nodes) -> None:
+    url = await nodes.start(SNORKY_LIMITS__OUTBOX_MAX_BYTES="131072")
+    async with Publisher(nodes.redis_url) as publisher, aiohttp.ClientSession() as http:
+        for name in ("kept:a", "kept:b"):
+            await publisher.publish(name, "before")
+        async with http.get(f"{url}/sse?channel=kept:a&channel=kept:b") as response:
+            await nodes.until_subscribed(2)
+            await publisher.publish("kept:a", "seen")
+            await publisher.publish("kept:b", "seen")
+            _, last_id = await read(response, 2)
+        for number in range(20):
+            await publisher.publish("kept:a", {"number": number, "filler": "x" * 2500})
+        await publisher.publish("kept:b", "missed")
+        async with http.get(f"{url}/sse?channel=kept:a&channel=kept:b", headers={"Last-Event-ID": last_id}) as response:
+            missed, _ = await read(response, 21)
+        assert missed[-1] == ("kept:b", "missed")
+
+
+async def test_channel_that_is_full_does_not_end_the_stream(
+    nodes: Nodes, url: str, http: aiohttp.ClientSession
+) -> None:
+    async with Publisher(nodes.redis_url) as publisher, opened("json", url, "full"):
+        async with http.get(f"{url}/sse?channel=full&channel=plain") as response:
+            await nodes.until_subscribed(2)
+            lines: list[str] = []
+            async with asyncio.timeout(DEADLINE_S):
+                while not any('"code":"limit_exceeded"' in each for each in lines) or lines[-1] != "\n":
+                    lines.append((await response.content.readline()).decode())
+            await publisher.publish("plain", "still here")
+            assert (await read(response, 1))[0] == [("plain", "still here")]
+
+
+async def test_client_that_leaves_while_it_is_subscribed_is_not_counted(nodes: Nodes) -> None:
+    url = await nodes.start(SNORKY_SERVICES__PUBSUB__CLASS="tests.support.scenarios.protocol_nodes:Hesitating")
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as http:
+        with pytest.raises(TimeoutError):
+            async with http.get(f"{url}/sse?channel=plain"):
+                pass
+    left_s = monotonic()
+    await no_connections(nodes)
+    assert monotonic() - left_s < 5
+
+
 # -- temporary refusals -----------------------------------------------------------------------------------------------
 
 

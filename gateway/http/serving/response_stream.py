@@ -83,16 +83,15 @@ class ResponseStream:
         return self._bytes
 
     async def take(self) -> list[bytes]:
-        """Wait for frames and return them; empty at the end. The caller must call `wrote` after writing them."""
+        """Wait for frames and return them; empty at the end. The caller must call `wrote` for their bytes."""
         while not self._frames and not self._is_ended:
             self._woken.clear()
             await self._woken.wait()
         frames, self._frames = self._frames, []
         return frames
 
-    def wrote(self, frames: list[bytes]) -> None:
-        """Record that these frames were written to the response."""
-        size = sum(map(len, frames))
+    def wrote(self, size: int) -> None:
+        """Record that this many bytes of frames were written to the response."""
         was_high = self._bytes > HIGH_WATER_BYTES
         self._bytes -= size
         if self.on_written is not None:
@@ -107,28 +106,42 @@ async def write_stream(
     headers: Mapping[str, str],
     prelude: bytes,
     pieces: Callable[[bytes], Iterable[bytes]],
+    *,
+    keeps_alive: bool = True,
 ) -> web.StreamResponse:
     """Write a response: the prelude, then the frames of a stream until it ends. pieces: encodes one frame, in parts.
 
-    Raises ConnectionError: the client has gone.
+    keeps_alive: the HTTP connection may serve further requests. Raises ConnectionError: the client has gone.
     """
     _notice_dead_peer(request)
     response = web.StreamResponse(headers={**headers, "X-Accel-Buffering": "no"})
+    if not keeps_alive:
+        response.force_close()
     await response.prepare(request)
     await response.write(prelude)
     while frames := await stream.take():
+        unwritten = sum(map(len, frames))
         for part in _joined(chain.from_iterable(map(pieces, frames))):
             await response.write(part)
-        stream.wrote(frames)
+            done = min(len(part), unwritten)  # a frame may be encoded longer
+            unwritten -= done
+            stream.wrote(done)
+        stream.wrote(unwritten)
     await response.write_eof()
     return response
 
 
 def _joined(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small parts: each write is one piece of a chunked response."""
+    """Join small parts, because each write is one piece of a chunked response; divide large ones."""
     found: list[bytes] = []
     size = 0
     for part in parts:
+        if len(part) > HIGH_WATER_BYTES:
+            if found:
+                yield b"".join(found)
+            found, size = [], 0
+            yield from (part[at : at + HIGH_WATER_BYTES] for at in range(0, len(part), HIGH_WATER_BYTES))
+            continue
         found.append(part)
         size += len(part)
         if size > HIGH_WATER_BYTES:

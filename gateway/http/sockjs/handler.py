@@ -215,7 +215,7 @@ class SockJSHandler:
                 pieces = []
                 while frames := await stream.take():
                     pieces += frames
-                    stream.wrote(frames)
+                    stream.wrote(sum(map(len, frames)))
                 return web.Response(body=b"".join(map(transport.wrap, pieces)), headers=headers)
             return await write_stream(
                 request, stream, headers, transport.prelude(), lambda frame: (transport.wrap(frame),)

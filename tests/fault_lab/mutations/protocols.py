@@ -62,7 +62,7 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sse: a stream without a channel is refused",
         file="gateway/http/protocols/sse/stream.py",
-        old="        raise refusals[0]\n",
+        old="        raise next(filter(_is_temporary, refusals), refusals[0])\n",
         new="        return 0\n",
         argv=test(SSE, "test_stream_without_a_permitted_channel_is_refused"),
     ),
@@ -76,7 +76,7 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sse: room for the next recovery",  # a client that reads well would get gaps
         file="gateway/http/protocols/sse/stream.py",
-        old="                await self._has_drained.wait()\n",
+        old="                await self._has_written.wait()\n",
         new="                break\n",
         argv=test(SSE, "test_large_recoveries_of_several_channels_are_all_delivered"),
     ),
@@ -95,6 +95,20 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(SSE, "test_client_that_goes_away_silently_leaves_within_seconds"),
     ),
     Mutation(
+        guard="sse: full channels",  # the stream would end and come back every second
+        file="gateway/http/protocols/sse/stream.py",
+        old='"closed", "connection_closed", "internal", "rate_limited", "unavailable"',
+        new='"closed", "connection_closed", "internal", "limit_exceeded", "rate_limited", "unavailable"',
+        argv=test(SSE, "full"),
+    ),
+    Mutation(
+        guard="sse: clients that leave while they are subscribed",
+        file="gateway/http/protocols/sse/stream.py",
+        old='        self._refuse_all(HandshakeRefused(503, "subscribe", "closed: The client has gone"))\n        self.leave_node()\n',
+        new="",
+        argv=test(SSE, "test_client_that_leaves_while_it_is_subscribed_is_not_counted"),
+    ),
+    Mutation(
         guard="sse: temporary refusals",  # EventSource would never come back
         file="gateway/http/protocols/sse/handler.py",
         old="                if self._is_temporary(request, refused):\n",
@@ -111,7 +125,7 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sse: end without channels",
         file="gateway/http/protocols/sse/stream.py",
-        old="        if not self.connection.channels:\n            self.connection.close(CloseCode.OK",
+        old="        if not self.connection.channels and all(each.done() for each in self._answers):\n            self.connection.close(CloseCode.OK",
         new="        if False:\n            self.connection.close(CloseCode.OK",
         argv=test(SSE, "test_stream_ends_when_its_only_channel_does"),
     ),

@@ -4,22 +4,25 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from snorky.client.aio import Publisher
 from snorky.client.tokens import Signer
 from snorky.gateway.config.settings import load
 from snorky.gateway.runtime.gateway import Gateway
+from snorky.services.pubsub import PubSubService
+from snorky.services.rpc import Request
 from tests.support.clients.any_protocol import DEADLINE_S, AnyClient
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.tokens import SECRET
 
-__all__ = ["CHANNEL", "Nodes", "subscriptions_of", "token_of", "until_heard"]
+__all__ = ["CHANNEL", "Hesitating", "Nodes", "subscriptions_of", "token_of", "until_heard"]
 
 RULES = [
     {"match": "kept:*", "history": 1000, "allow_subscribe": "anyone", "allow_publish": "anyone"},
     {"match": "own:{identity}", "history": 10, "allow_subscribe": "owner", "allow_publish": "owner"},
     {"match": "readonly", "allow_subscribe": "anyone", "allow_publish": "nobody"},
+    {"match": "full", "allow_subscribe": "anyone", "subscribers_max": 1},
     {"match": "closed", "allow_subscribe": "nobody", "allow_publish": "nobody"},
     {"match": "*", "allow_subscribe": "anyone", "allow_publish": "anyone"},
 ]
@@ -33,6 +36,14 @@ ENV = {
     "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(RULES),
 }
 CHANNEL: Final = "kept:news"
+
+
+class Hesitating(PubSubService):
+    """Never decides who may subscribe."""
+
+    async def can_subscribe(self, request: Request, channel: Any) -> bool:
+        await asyncio.Event().wait()
+        return True
 
 
 @dataclass

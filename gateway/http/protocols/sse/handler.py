@@ -22,7 +22,7 @@ from aiohttp import web
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.config.origins import Origins
 from snorky.gateway.contracts.directory import Directory
-from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, InvalidToken
+from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed, InvalidToken
 from snorky.gateway.http.protocols.sse.rendering import event
 from snorky.gateway.http.protocols.sse.request import StreamRequest, read_request
 from snorky.gateway.http.protocols.sse.stream import EventStream, retry_line
@@ -44,7 +44,6 @@ BEAT_S: Final = 1.0  # maximum delay of noticing that a client has gone
 _HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store, no-transform",
-    "Connection": "close",
     "X-Content-Type-Options": "nosniff",
 }
 _Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -114,8 +113,9 @@ class SSEHandler:
             first = await client.subscribe_first()
             client.begin()
             rest = asyncio.get_running_loop().create_task(client.subscribe_rest(first))
-            headers = {**_HEADERS, **cors_headers(request)}
-            return await write_stream(request, stream, headers, retry_line(RETRY_S), client.pieces)
+            rest.add_done_callback(client.on_rest_done)
+            prelude, headers = retry_line(RETRY_S), {**_HEADERS, **cors_headers(request)}
+            return await write_stream(request, stream, headers, prelude, client.pieces, keeps_alive=False)
         finally:
             if rest is not None:
                 rest.cancel()
@@ -154,7 +154,10 @@ class SSEHandler:
             return None
         found: Any = None
         if asked.ticket.isascii() and asked.ticket.isalnum():
-            found = await self._directory().take_token(asked.ticket, secrets.token_hex())
+            try:
+                found = await self._directory().take_token(asked.ticket, secrets.token_hex())
+            except BrokerUnavailable:
+                raise HandshakeRefused(503, "ticket", "The ticket cannot be read for the moment") from None
         if not isinstance(found, dict) or not isinstance(found.get("sse"), str):
             raise HandshakeRefused(401, "ticket", "The ticket is used or has expired: request another one")
         return str(found["sse"])
@@ -199,7 +202,7 @@ class SSEHandler:
                     return response
             except BrokerUnavailable:
                 response = web.Response(status=503, text="Temporarily unavailable\n", headers={"Retry-After": "5"})
-            except ConnectionError:
+            except (ConnectionClosed, ConnectionError):
                 return web.Response()  # the client has gone
             if not response.prepared:
                 response.headers.update(cors_headers(request))

@@ -45,8 +45,18 @@ def read_request(request: web.Request) -> StreamRequest:
         raise HandshakeRefused(400, "request", "Name a channel: /sse?channel=CHANNEL")
     if len(channels) > CHANNELS_MAX or len(set(channels)) < len(channels):
         raise HandshakeRefused(400, "request", f"A stream has at most {CHANNELS_MAX} channels, each once")
+    if any(not _is_text(each) for each in channels):
+        raise HandshakeRefused(400, "request", "A channel's name must be UTF-8")
     last_id = request.headers.get("Last-Event-ID") or query.get("lastEventID", "")
     return StreamRequest(channels, query.get("service", "pubsub"), _positions(last_id, channels), query.get("ticket"))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _positions(last_id: str, channels: Sequence[str]) -> Mapping[str, str]:

@@ -14,8 +14,10 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import structlog
+
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.errors import CloseCode
+from snorky.gateway.errors import CloseCode, ConnectionClosed
 from snorky.gateway.http.protocols.sse.rendering import DIALECTS, event, records
 from snorky.gateway.http.protocols.sse.request import StreamRequest
 from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES, ResponseStream
@@ -28,6 +30,8 @@ from snorky.gateway.protocol.publication import Position
 __all__ = ["EventStream", "retry_line"]
 
 SUBSCRIBE_TIMEOUT_S: Final = 10.0
+RETRY_LATER_S: Final = 5.0  # after a channel could not be subscribed
+_TEMPORARY: Final = frozenset(("closed", "connection_closed", "internal", "rate_limited", "unavailable"))
 # HTTP status by the code of the error that refuses a subscription; 403 for others
 _STATUS: Final = {
     "connection_closed": 503,
@@ -50,6 +54,8 @@ _STATUS_OF_END: Final[Mapping[int, int]] = {
     CloseCode.LIMIT: 429,
     CloseCode.TOO_MUCH_BAD_INPUT: 429,
 }
+
+_log = structlog.get_logger("snorky.sse")
 
 
 def retry_line(seconds: float) -> bytes:
@@ -91,7 +97,7 @@ class EventStream:
             asyncio.get_running_loop().create_future() for _ in asked.channels
         ]  # by the channel's number: its refusal, None = it is subscribed
         self._has_begun = False
-        self._has_drained = asyncio.Event()
+        self._has_written = asyncio.Event()
         dialect, self._rendering = DIALECTS[self._has_several]
         self.connection: Connection = endpoint.node.new_connection(self, dialect, remote_ip=address)
         self.connection.frontend = self
@@ -100,19 +106,24 @@ class EventStream:
     # -- subscribing ---------------------------------------------------------------------------------------------
 
     async def subscribe_first(self) -> int:
-        """Subscribe the connection until one channel is subscribed; returns its number. Raises HandshakeRefused."""
-        refusals = []
+        """Subscribe the connection until one channel is subscribed; returns its number.
+
+        Raises HandshakeRefused; ConnectionClosed: the client has gone.
+        """
+        refusals: list[HandshakeRefused] = []
         for number in range(len(self._asked.channels)):
             try:
                 refusal = await self._subscribe(number)
             except TimeoutError:
                 raise HandshakeRefused(503, "subscribe", "The channel cannot be subscribed for the moment") from None
+            if self._stream.is_gone():
+                raise ConnectionClosed
             if self.connection.is_closed:
-                raise refusal or HandshakeRefused(503, "subscribe", "The connection has been closed")
+                raise refusal or HandshakeRefused(503, "subscribe", "closed: The connection has been closed")
             if refusal is None:
                 return number
             refusals.append(refusal)
-        raise refusals[0]
+        raise next(filter(_is_temporary, refusals), refusals[0])
 
     async def subscribe_rest(self, first: int) -> None:
         """Subscribe the connection to the channels after the first one; the response has begun."""
@@ -120,15 +131,24 @@ class EventStream:
             self._report(number)
         for number in range(first + 1, len(self._asked.channels)):
             while self.connection.pending_bytes > self.connection.outbox_max_bytes // 4:
-                self._has_drained.clear()
-                await self._has_drained.wait()
+                self._has_written.clear()
+                await self._has_written.wait()
+            if self.connection.is_closed:
+                return
             try:
                 await self._subscribe(number)
             except TimeoutError:
-                self.connection.close(CloseCode.RECONNECT, "A channel cannot be subscribed for the moment")
+                self._end_for_now("A channel cannot be subscribed for the moment")
             if self.connection.is_closed:
                 return
             self._report(number)
+        self._end_if_empty("unsubscribed", "No channel is subscribed")
+
+    def on_rest_done(self, task: "asyncio.Task[None]") -> None:
+        """End the stream if `subscribe_rest` failed: an error of ours."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("event stream failed", exc_info=error)
+            self.connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
 
     async def _subscribe(self, number: int) -> HandshakeRefused | None:
         channel = self._asked.channels[number]
@@ -141,24 +161,25 @@ class EventStream:
     def _report(self, number: int) -> None:
         """Notify the client of a refused channel, or end the stream if it may be accepted later."""
         refusal = self._answers[number].result()
-        if refusal is None:
-            return
         code, _, reason = str(refusal).partition(": ")
-        if refusal.status in (429, 503):
-            self.connection.close(CloseCode.RECONNECT, str(refusal))
+        if refusal is None or code == "not_subscribed":  # ended meanwhile: the client has been notified
+            return
+        if _is_temporary(refusal):
+            self._end_for_now(str(refusal))
             return
         message = {"type": "unsubscribed", "channel": self._asked.channels[number], "code": code, "reason": reason}
         self.connection.write_reply(self._rendering.notice({"message": message}) or b"")
 
+    def _end_for_now(self, reason: str) -> None:
+        self._stream.send(self._rendering.whole(None, None, retry_line(RETRY_LATER_S)))
+        self.connection.close(CloseCode.RECONNECT, reason)
+
     def begin(self) -> None:
         """Pass on the queued events; call it when the response begins."""
         self._has_begun = True
-        self._stream.on_drained = self._on_drained
+        self._stream.on_drained = self.connection.resume
+        self._stream.on_written = lambda _size: self._has_written.set()
         self._stream.on_lost = self.connection.mark_closed
-        self.connection.resume()
-
-    def _on_drained(self) -> None:
-        self._has_drained.set()
         self.connection.resume()
 
     # -- Frontend ------------------------------------------------------------------------------------------------
@@ -183,6 +204,10 @@ class EventStream:
         if not self._answers[number].done():
             self._answers[number].set_result(refusal)
 
+    def _refuse_all(self, refusal: HandshakeRefused) -> None:
+        for number in range(len(self._answers)):
+            self._answer(number, refusal)
+
     def _subscribed(self, channel: str, data: Mapping[str, Any]) -> bytes:
         """Encode the content of a channel's reply: a gap, missed messages, the position.
 
@@ -202,7 +227,7 @@ class EventStream:
         return b"".join(events)
 
     def _end_if_empty(self, code: str, reason: str) -> None:
-        if not self.connection.channels:
+        if not self.connection.channels and all(each.done() for each in self._answers):
             self.connection.close(CloseCode.OK, f"{code}: {reason}")
 
     # -- Transport -----------------------------------------------------------------------------------------------
@@ -245,9 +270,7 @@ class EventStream:
     def close(self, code: int, reason: str) -> None:
         """End the stream; before it has begun, refuse the request."""
         self.close_code = code
-        refusal = HandshakeRefused(_STATUS_OF_END.get(code, 503), "subscribe", f"closed: {reason}")
-        for number in range(len(self._answers)):
-            self._answer(number, refusal)
+        self._refuse_all(HandshakeRefused(_STATUS_OF_END.get(code, 503), "subscribe", f"closed: {reason}"))
         if code == CloseCode.SLOW_CONSUMER:
             self._endpoint.node.metrics.slow_consumers_closed.inc()
         if self._has_begun:
@@ -275,7 +298,14 @@ class EventStream:
                 self._stream.send(self._rendering.whole(None, None, b":\n\n"))
 
     def abort(self) -> None:
-        """End immediately."""
+        """End immediately: the client has gone, or does not receive the end."""
         self.connection.mark_closed()
+        self._refuse_all(HandshakeRefused(503, "subscribe", "closed: The client has gone"))
+        self.leave_node()
         self._stream.lose()
         self._cut()
+
+
+def _is_temporary(refusal: HandshakeRefused) -> bool:
+    """Return True if a channel may be subscribed soon. Its text begins with the code of the error."""
+    return str(refusal).partition(":")[0] in _TEMPORARY
