@@ -1,6 +1,7 @@
 """The machine that a node runs on: its clock, its file descriptors."""
 
 import asyncio
+import itertools
 import os
 import resource
 import time
@@ -27,8 +28,7 @@ async def exhaust_descriptors(trial: Trial) -> None:
     lab = trial.lab
     node = lab.nodes[pick(lab)]
     soft, hard = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
-    used = len(os.listdir(f"/proc/{node.pid}/fd"))
-    resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (used + SPARE_DESCRIPTORS, hard))
+    resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (_limit_with_spare(node, SPARE_DESCRIPTORS), hard))
     knocking: list[RawClient] = []
     try:
         before_s = cpu_s(node)
@@ -48,6 +48,13 @@ async def exhaust_descriptors(trial: Trial) -> None:
     trial.expect_within(time.monotonic() - trial.ended_s, 5.0, "new ones accepted again after")
     for client in again:
         client.close()
+
+
+def _limit_with_spare(node: NodeProcess, spare: int) -> int:
+    """Return the limit below which this many descriptors are free: it bounds their numbers, and they have holes."""
+    used = {int(name) for name in os.listdir(f"/proc/{node.pid}/fd")}
+    free = (number for number in itertools.count() if number not in used)
+    return next(itertools.islice(free, spare, None))
 
 
 async def _knock(node: NodeProcess, opened: list[RawClient]) -> bool:
