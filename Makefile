@@ -8,9 +8,8 @@ ARGS ?=
 SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
-PROCESSES ?= 4
-FAULT_PROCESSES ?= 4
-SHARED = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses
+PROCESSES ?= 3
+SHARED = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install bootstrap demo test test-all lint format check bench faults attack chaos soak roll mutations clean distclean
 
@@ -43,8 +42,8 @@ endif
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
 	@scripts/test-js
 	@# tests/faults apart: its tests have deadlines, and wait for most of their time; last those that need all cores
-	@$(SHARED) $(PROCESSES) --ignore tests/faults; statuses=$$?; \
-	$(SHARED) $(FAULT_PROCESSES) tests/faults -m "not alone"; statuses+=$$?; \
+	@$(SHARED) --ignore tests/faults; statuses=$$?; \
+	$(SHARED) tests/faults -m "not alone"; statuses+=$$?; \
 	$(BIN)/python -m pytest tests/faults -m alone; statuses+=$$?; \
 	[[ $$statuses == 000 ]]
 
