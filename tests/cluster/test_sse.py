@@ -264,8 +264,9 @@ async def test_client_that_goes_away_silently_leaves_within_seconds(nodes: Nodes
 # -- recoveries -------------------------------------------------------------------------------------------------------
 
 
-async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nodes, url: str) -> None:
-    """Together they are larger than the queue of one client."""
+async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nodes) -> None:
+    """Together they are larger than the queue of one client, who begins to read late."""
+    url = await nodes.start(SNORKY_LIMITS__OUTBOX_MAX_BYTES="500000", SNORKY_LIMITS__SEND_BUFFER_BYTES="16384")
     names = [f"kept:{letter}" for letter in "abcdef"]
     query = "&".join(f"channel={each}" for each in names)
     async with Publisher(nodes.redis_url) as publisher, aiohttp.ClientSession() as http:
@@ -281,6 +282,7 @@ async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nod
                 await publisher.publish(name, {"number": number, "filler": "x" * 2000})
         async with http.get(f"{url}/sse?{query}", headers={"Last-Event-ID": last_id}) as response:
             assert response.status == 200
+            await asyncio.sleep(0.5)
             missed, _ = await read(response, 200 * len(names))
     for name in names:
         assert [value["number"] for where, value in missed if where == name] == list(range(200))  # type: ignore[index]

@@ -36,7 +36,7 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/protocols/sse/rendering.py",
         old="            payload = payload.translate(_BREAKS_TO_SPACES)\n",
         new="            pass\n",
-        argv=test("tests/unit/http/protocols/test_rendering.py", "test_any_message_is_one_event"),
+        argv=test(ANY, "test_json_with_line_breaks_is_one_message[sse]"),
     ),
     Mutation(
         guard="sse: gap",
@@ -83,8 +83,11 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sse: leaves the node when closed",  # its subscriptions and counts would stay until the client reads
         file="gateway/http/protocols/sse/stream.py",
-        old="        asyncio.get_running_loop().call_soon(self.leave_node)",
-        new="        asyncio.get_running_loop()",
+        old=(
+            "        asyncio.get_running_loop().call_soon(self.leave_node)  # later: services must not be called in their own calls\n"
+            "        self._wheel.end_soon(self)\n"
+        ),
+        new="",
         argv=test(ANY, "test_client_that_does_not_read_is_closed_and_others_are_not[sse]"),
     ),
     Mutation(
