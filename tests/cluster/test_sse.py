@@ -144,12 +144,18 @@ async def test_stream_of_several_channels_recovers_each_from_its_own_position(no
         assert [value for name, value in missed if name == "kept:b"] == [f"missed b {number}" for number in range(100)]
 
 
+async def line_of(response: aiohttp.ClientResponse) -> bytes:
+    line = await response.content.readline()
+    assert line, "the stream has ended"
+    return line
+
+
 async def until_subscribed(response: aiohttp.ClientResponse, count: int) -> None:
     """Read a stream until this many channels are subscribed. A node counts them earlier, before Redis confirms."""
     async with asyncio.timeout(DEADLINE_S):
         while count:
-            count -= (await response.content.readline()) == b"event: subscribed\n"
-        while await response.content.readline() != b"\n":
+            count -= (await line_of(response)) == b"event: subscribed\n"
+        while await line_of(response) != b"\n":
             pass
 
 
@@ -159,7 +165,7 @@ async def read(response: aiohttp.ClientResponse, count: int) -> tuple[list[tuple
     name, last_id = "", ""
     async with asyncio.timeout(DEADLINE_S):
         while len(seen) < count:
-            field, _, value = (await response.content.readline()).decode().rstrip("\n").partition(": ")
+            field, _, value = (await line_of(response)).decode().rstrip("\n").partition(": ")
             if field == "id":
                 last_id = value
             elif field == "event":
@@ -223,7 +229,7 @@ async def test_silent_stream_gets_comments(nodes: Nodes, http: aiohttp.ClientSes
         comments = 0
         async with asyncio.timeout(DEADLINE_S):
             while comments < 3:
-                comments += (await response.content.readline()) == b":\n"
+                comments += (await line_of(response)) == b":\n"
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------
@@ -295,11 +301,11 @@ async def test_stream_begins_if_one_channel_is_permitted(nodes: Nodes, url: str,
             events: list[str] = []
             async with asyncio.timeout(DEADLINE_S):
                 while "event: subscribed\n" not in events:
-                    events.append((await response.content.readline()).decode())
+                    events.append((await line_of(response)).decode())
             await publisher.publish("plain", "hello")
             async with asyncio.timeout(DEADLINE_S):
                 while not any("hello" in each for each in events) or sum("unsubscribed" in each for each in events) < 2:
-                    events.append((await response.content.readline()).decode())
+                    events.append((await line_of(response)).decode())
     refused = [json.loads(each.removeprefix("data: ")) for each in events if '"code"' in each]
     assert [(each["channel"], each["code"]) for each in refused] == [
         ("closed", "not_authorized"),
@@ -333,7 +339,7 @@ async def test_channel_that_is_full_does_not_end_the_stream(
             lines: list[str] = []
             async with asyncio.timeout(DEADLINE_S):
                 while not {"event: subscribed\n", "event: unsubscribed\n"} <= {*lines} or lines[-1] != "\n":
-                    lines.append((await response.content.readline()).decode())
+                    lines.append((await line_of(response)).decode())
             await publisher.publish("plain", "still here")
             assert (await read(response, 1))[0] == [("plain", "still here")]
 
