@@ -301,6 +301,7 @@ async def test_plain_websocket_that_sends_no_json_is_told_so(url: str) -> None:
     ],
 )
 async def test_request_that_makes_no_sense_gets_a_status_and_a_sentence(url: str, path: str, status: int) -> None:
-    async with aiohttp.ClientSession() as http, http.get(f"{url}{path}") as response:
+    timeout = aiohttp.ClientTimeout(total=10)  # a stream that is accepted does not end
+    async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"{url}{path}") as response:
         text = await response.text()
     assert (response.status, len(text.splitlines())) == (status, 1) and len(text) > 10, text
