@@ -284,14 +284,14 @@ async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nod
                 await publisher.publish(name, "seen")
             _, last_id = await read(response, len(names))
         for name in names:
-            for number in range(200):
+            for number in range(100):
                 await publisher.publish(name, {"number": number, "filler": "x" * 2000})
         async with http.get(f"{url}/sse?{query}", headers={"Last-Event-ID": last_id}) as response:
             assert response.status == 200
             await asyncio.sleep(0.5)
-            missed, _ = await read(response, 200 * len(names))
+            missed, _ = await read(response, 100 * len(names))
     for name in names:
-        assert [value["number"] for where, value in missed if where == name] == list(range(200))  # type: ignore[index]
+        assert [value["number"] for where, value in missed if where == name] == list(range(100))  # type: ignore[index]
 
 
 async def test_stream_begins_if_one_channel_is_permitted(nodes: Nodes, url: str, http: aiohttp.ClientSession) -> None:
