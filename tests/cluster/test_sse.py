@@ -273,7 +273,7 @@ async def test_client_that_goes_away_silently_leaves_within_seconds(nodes: Nodes
 async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nodes) -> None:
     """Together they are larger than the queue of one client, who begins to read late."""
     url = await nodes.start(SNORKY_LIMITS__OUTBOX_MAX_BYTES="500000", SNORKY_LIMITS__SEND_BUFFER_BYTES="16384")
-    names = [f"kept:{letter}" for letter in "abcdef"]
+    names = [f"kept:{letter}" for letter in "abcdefghij"]
     query = "&".join(f"channel={each}" for each in names)
     async with Publisher(nodes.redis_url) as publisher, aiohttp.ClientSession() as http:
         for name in names:
@@ -284,14 +284,14 @@ async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nod
                 await publisher.publish(name, "seen")
             _, last_id = await read(response, len(names))
         for name in names:
-            for number in range(100):
+            for number in range(170):
                 await publisher.publish(name, {"number": number, "filler": "x" * 2000})
         async with http.get(f"{url}/sse?{query}", headers={"Last-Event-ID": last_id}) as response:
             assert response.status == 200
             await asyncio.sleep(0.5)
-            missed, _ = await read(response, 100 * len(names))
+            missed, _ = await read(response, 170 * len(names))
     for name in names:
-        assert [value["number"] for where, value in missed if where == name] == list(range(100))  # type: ignore[index]
+        assert [value["number"] for where, value in missed if where == name] == list(range(170))  # type: ignore[index]
 
 
 async def test_stream_begins_if_one_channel_is_permitted(nodes: Nodes, url: str, http: aiohttp.ClientSession) -> None:
