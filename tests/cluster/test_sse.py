@@ -271,7 +271,7 @@ async def test_client_that_goes_away_silently_leaves_within_seconds(nodes: Nodes
 
 
 async def test_large_recoveries_of_several_channels_are_all_delivered(nodes: Nodes) -> None:
-    """Together they are larger than the queue of one client, who begins to read late."""
+    """Together they are larger than the queue of one client. It begins to read late."""
     url = await nodes.start(SNORKY_LIMITS__OUTBOX_MAX_BYTES="500000", SNORKY_LIMITS__SEND_BUFFER_BYTES="16384")
     names = [f"kept:{letter}" for letter in "abcdefghij"]
     query = "&".join(f"channel={each}" for each in names)
