@@ -29,19 +29,10 @@ from tests.support.clients.any_protocol import (
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.protocol_nodes import CHANNEL, Nodes, subscriptions_of, token_of, until_heard
 from tests.support.scenarios.tokens import SECRET
-from tests.support.servers.redis_servers import RedisServer
-from tests.support.servers.shared import SharedServers
 
 _OWN = ("json", "msgpack", "sockjs")
 
 each_protocol = pytest.mark.parametrize("kind", PROTOCOLS)
-
-
-@pytest.fixture
-async def nodes(shared: SharedServers) -> AsyncIterator[Nodes]:
-    async with shared.lend("valkey") as server, AsyncExitStack() as stack:
-        assert isinstance(server, RedisServer)
-        yield Nodes(server.url, stack)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from time import monotonic
 
 import aiohttp
@@ -17,18 +16,9 @@ from tests.support.clients.any_protocol import DEADLINE_S, Refused, opened
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.protocol_nodes import CHANNEL, Nodes, token_of
 from tests.support.scenarios.tokens import SECRET
-from tests.support.servers.redis_servers import RedisServer
-from tests.support.servers.shared import SharedServers
 
 ORIGIN = "https://app.example.org"
 OTHER = {"Origin": "https://evil.example.org"}
-
-
-@pytest.fixture
-async def nodes(shared: SharedServers) -> AsyncIterator[Nodes]:
-    async with shared.lend("valkey") as server, AsyncExitStack() as stack:
-        assert isinstance(server, RedisServer)
-        yield Nodes(server.url, stack)
 
 
 @pytest.fixture

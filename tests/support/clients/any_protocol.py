@@ -201,7 +201,7 @@ class _SockJSClient(_SnorkyClient):
 
 
 class _RawClient(_SocketClient):
-    """A plain WebSocket. It gets no reply to `subscribe`: it asks until its own fence comes back."""
+    """A plain WebSocket. It is not notified when it is subscribed: see `until_heard`."""
 
     options = ""
 

@@ -5,7 +5,7 @@ Rules:
   request gets an HTTP status. A channel that is refused later gets the event `unsubscribed`. If it cannot be subscribed
   at present, the stream ends, because EventSource then reconnects.
 - The stream carries first the messages that the client has missed, then the later ones, in order. Before the next
-  channel, the client receives most of what is queued: so all recoveries together are not limited by one queue.
+  channel, the client must receive most of its queue. So one queue does not limit all recoveries together.
 - A stream ends with the event `close`. Its connection leaves the node at once, whether its client reads or not.
 """
 
