@@ -6,6 +6,7 @@ RACE_S: seconds (10 unless set; 60 for the long run). RACE_SEED: another seed.
 import asyncio
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -128,7 +129,8 @@ async def test_names_and_rooms_are_true_over_node_processes(tmp_path: Path) -> N
 
         async def connect(racer: Racer, number: int) -> Link:
             socket = await stage.socket(number)
-            call = {"command": "authenticate", "params": {"token": hmac_token(racer.identity)}, "callId": 0}
+            token = hmac_token(racer.identity, exp=time.time() + DURATION_S + 60)
+            call = {"command": "authenticate", "params": {"token": token}, "callId": 0}
             await socket.send_str(json.dumps({"service": "auth", "message": call}))
             answer = await socket.receive_json(timeout=DURATION_S + 10)
             assert answer["message"]["type"] == "response", answer
@@ -150,29 +152,38 @@ class SilentLink:
     async def close(self) -> None: ...
 
 
-@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "not closed"])
-async def test_a_late_reply_is_a_second_owner_only_if_its_connection_stays(is_closed: bool) -> None:
+@pytest.mark.parametrize("end", ["closed", "released too late", "released"])
+async def test_a_late_reply_is_a_second_owner_unless_its_client_turns_out_to_have_lost_the_name(end: str) -> None:
     async def connect(racer: Racer, number: int) -> Link:
         return SilentLink()
 
-    async def registers(racer: Racer) -> asyncio.Task[Any]:
-        await race.connect(racer)
-        call = asyncio.create_task(racer.ask("messaging", "registerParticipant", name="name 1"))
+    async def asks(racer: Racer, command: str) -> asyncio.Task[Any]:
+        call = asyncio.create_task(racer.ask("messaging", command, ["Invalid participant"], name="name 1"))
         await asyncio.sleep(0)
         return call
 
     granted = {"type": "response", "callId": 1, "data": None}
     race = Race(connect, racers=3, seed=SEED, identities=2)
     late, other, twin = race.racers
-    calls = [await registers(racer) for racer in (late, twin, other)]
+    for racer in race.racers:
+        await race.connect(racer)
+    calls = [await asks(racer, "registerParticipant") for racer in (late, twin, other)]
     twin.take(granted)  # it takes over what `late` was granted,
     race.dropped(twin, "name 1")  # releases it,
     other.take(granted)  # and another identity gets it
     late.take(granted)
     await asyncio.gather(*calls)
-    if is_closed:
+    assert "two clients" in race.first_error()
+    if end == "closed":
         late.lost()
-    assert ("two clients" in race.first_error()) is not is_closed
+    else:
+        late.link = SilentLink()
+        released = asyncio.create_task(late.release("name 1"))
+        await asyncio.sleep(0)
+        error = {"type": "error", "callId": 2, "message": "Invalid participant"}
+        late.take(error if end == "released too late" else granted | {"callId": 2})
+        await released
+    assert ("two clients" in race.first_error()) is (end == "released")
 
 
 def _joined_and_left_alternate(published: Sequence[tuple[str, bytes]]) -> None:

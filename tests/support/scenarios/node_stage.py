@@ -34,6 +34,7 @@ PUBLIC = {
     "guarded_messaging": "tests.support.scenarios.guarded:GuardedMessaging",
     "guarded_cursors": "tests.support.scenarios.guarded:GuardedCursors",
 }
+LOG_END = 3_000  # characters of a node's log, in the message of a failure
 OWNED = ("*:roster", "*{names *", "*{owned:*")  # state of connections in Redis
 
 
@@ -142,8 +143,10 @@ async def node_stage(directory: Path, count: int, *, env: Mapping[str, str] | No
             stack.push_async_callback(node.close)
         for node in nodes:
             await node.wait_ready()
-        yield NodeStage(
-            nodes,
-            redis,
-            await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))),
-        )
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        try:
+            yield NodeStage(nodes, redis, session)
+        except AssertionError as error:
+            for node in nodes:
+                error.add_note(f"the log of the node on port {node.public_port} ends with:\n{node.log[-LOG_END:]}")
+            raise

@@ -14,7 +14,7 @@ Invariants, as every client sees them:
 import asyncio
 import itertools
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ NAMES = tuple(f"name {number}" for number in range(50))
 TAKEOVER_SHARE = 0.2  # of registrations: random choice alone would hardly ever hit a name of one's other connection
 QUIET_EVERY_S = 1.0
 DEADLINE_S = 10.0
+EVENTS_MAX = 20  # of one name, for the message of a failure
 
 
 class Link(Protocol):
@@ -105,6 +106,7 @@ class Racer:
         self.link = None
         self.losses += 1
         self.views.clear()
+        self._race.closed(self, self.names)
         self.names.clear()
         calls, self._calls = self._calls, {}
         for call in calls.values():
@@ -129,6 +131,14 @@ class Racer:
         assert answer["type"] == "response" or answer["message"] in expected, f"{command} {params}: {answer}"
         return answer
 
+    async def release(self, name: str) -> None:
+        """Release a name, which this identity's other connection may take over at the same time. Raises Gone."""
+        self._race.dropped(self, name)
+        taken_over = ["Invalid participant", "Unknown participant"]
+        answer = await self.ask("messaging", "unregisterParticipant", taken_over, name=name)
+        if answer["type"] == "error":
+            self._race.had_lost(self, name)
+
     async def act(self, chance: random.Random) -> None:
         """Do one random action."""
         if self.link is None:
@@ -151,10 +161,7 @@ class Racer:
                 if name not in self.names:
                     await self.ask("messaging", "registerParticipant", ["Name already registered"], name=name)
             elif kind == "unregister" and self.names:
-                name = chance.choice(sorted(self.names))
-                self._race.dropped(self, name)
-                taken_over = ["Invalid participant", "Unknown participant"]  # at the same time, by the other connection
-                await self.ask("messaging", "unregisterParticipant", taken_over, name=name)
+                await self.release(chance.choice(sorted(self.names)))
             elif kind == "send" and rooms:
                 await self._race.say(self, chance.choice(rooms))
             elif kind == "read" and rooms:
@@ -167,15 +174,15 @@ class Racer:
 
 @dataclass
 class _Doubt:
-    """Two seem to have a name. One of them must turn out to be closed. rivals: with their losses so far.
+    """Two seem to have a name. One of them must turn out to have lost it. rivals: with their losses so far.
 
     Usually the former owner. But it may be the new one, if its reply was late: meanwhile its identity's other
-    connection may have taken the name over and released it.
+    connection may have taken the name over and released it. The node closes the loser, unless that client releases
+    the name before its node is notified: then the reply to its release is an error.
     """
 
     name: str
     rivals: dict[Racer, int]
-    is_takeover: bool
 
 
 class Race:
@@ -195,6 +202,7 @@ class Race:
         self._clock = itertools.count(1)
         self._said: defaultdict[str, dict[int, int]] = defaultdict(dict)  # room -> message -> when
         self._doubts: list[_Doubt] = []
+        self._events: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=EVENTS_MAX))  # by name
 
     def names_of_twins(self, racer: Racer) -> list[str]:
         """List the names that an identity's other connections have."""
@@ -215,18 +223,28 @@ class Race:
             name = params["name"]
             for other in self.racers:
                 if name in other.names and other is not racer:
-                    is_takeover = other.identity == racer.identity
-                    self.takeovers += is_takeover
-                    rivals = {rival: rival.losses for rival in (other, racer)}
-                    self._doubts.append(_Doubt(name, rivals, is_takeover))
+                    self.takeovers += other.identity == racer.identity
+                    self._doubts.append(_Doubt(name, {rival: rival.losses for rival in (other, racer)}))
             racer.names.add(name)
+            self._note(racer, name, "was granted it")
 
     def dropped(self, racer: Racer, name: str) -> None:
-        """Record that a racer releases a name, perhaps while its identity's other connection takes it over."""
+        """Record that a racer releases a name."""
         racer.names.discard(name)
-        self._doubts = [
-            each for each in self._doubts if each.name != name or racer not in each.rivals or not each.is_takeover
-        ]
+        self._note(racer, name, "releases it")
+
+    def had_lost(self, racer: Racer, name: str) -> None:
+        """Record that a racer did not own a name any more when its release was executed."""
+        self._doubts = [each for each in self._doubts if each.name != name or racer not in each.rivals]
+        self._note(racer, name, "had lost it before its release")
+
+    def closed(self, racer: Racer, names: set[str]) -> None:
+        """Record that a racer lost its connection, and with it its names."""
+        for name in names:
+            self._note(racer, name, "is closed")
+
+    def _note(self, racer: Racer, name: str, event: str) -> None:
+        self._events[name].append(f"{racer.identity} ({racer.number}, {racer.losses} losses) {event}")
 
     async def say(self, racer: Racer, room: str) -> None:
         """Let a racer send a number to a room."""
@@ -288,7 +306,7 @@ class Race:
         """Return the first error in the clients' views; "" = none."""
         for doubt in self._doubts:
             if not any(racer.losses > losses for racer, losses in doubt.rivals.items()):
-                return f"{doubt.name} was two clients' at once: {[racer.identity for racer in doubt.rivals]}"
+                return f"{doubt.name} was two clients' at once; what they saw of it: {[*self._events[doubt.name]]}"
         truth = self._truth()
         for racer in (*self.racers, self.witness):
             for room, view in racer.views.items():
