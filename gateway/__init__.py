@@ -13,7 +13,7 @@ from snorky.gateway.config.channel_rules import ChannelRule, Rule, Rules
 from snorky.gateway.config.settings import ApiKey, Auth, ClusterLimits, Limits, Private, Public, Settings, load
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
-from snorky.gateway.contracts.history import History, HistoryStore, Recovery, history_of
+from snorky.gateway.contracts.history import History, HistoryStore, Order, Recovery, history_of
 from snorky.gateway.errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -40,7 +40,7 @@ from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.permissions.access import Access, Unmatched
-from snorky.gateway.protocol.codec import channel_name, json_size
+from snorky.gateway.protocol.codec import Verbatim, channel_name, json_size
 from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
 from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
@@ -95,6 +95,7 @@ __all__ = [
     "NodeServices",
     "NotAuthenticated",
     "NotSubscribed",
+    "Order",
     "Owner",
     "Position",
     "Private",
@@ -118,6 +119,7 @@ __all__ = [
     "Topics",
     "UnknownService",
     "Unmatched",
+    "Verbatim",
     "WebSocketHandler",
     "Words",
     "__version__",

@@ -1,5 +1,6 @@
 """Subscriptions with a token: it is verified first, permits the subscription, and ends it when it expires."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -41,8 +42,10 @@ async def granted(
         raise _refusal(error) from None
 
 
-def expires_in_s(service: Service, grant: Grant) -> int:
-    """Return the seconds until a token expires, for replies."""
+def expires_in_s(service: Service, grant: Grant) -> int | None:
+    """Return the seconds until a token expires, for replies; None = never."""
+    if grant.token.expires_at_s == math.inf:
+        return None
     return max(0, int(grant.token.expires_at_s - service.cluster.auth.now_s))
 
 

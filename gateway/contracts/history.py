@@ -16,12 +16,14 @@ Rules:
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.protocol.publication import Position, Publication
 
-__all__ = ["History", "HistoryStore", "Recovery", "history_of"]
+__all__ = ["History", "HistoryStore", "Order", "Recovery", "history_of"]
+
+Order = Literal["newest", "oldest"]  # which entry comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,21 @@ class HistoryStore(Protocol):
 
         If they are large, fewer are returned, but at least one. since: only those after it, the oldest first; ignored
         if the channel cannot be read from there. Payloads are not checked. Raises BrokerUnavailable.
+        """
+
+    async def page(
+        self, key: str, limit: int, *, order: Order, beyond: int | None = None
+    ) -> tuple[list[Publication], Position]:
+        """Read at most `limit` retained publications in an order; and the channel's present position.
+
+        beyond: the offset that the first one follows in this order; None = begin at the end. If they are large, fewer
+        are returned, but at least one. Payloads are not checked. Raises BrokerUnavailable.
+        """
+
+    async def locate(self, key: str, epoch: str, offset: int) -> Position | None:
+        """Find the position of which only epoch and offset are known; None = the channel cannot be read from there.
+
+        epoch: "" = the present one. Raises BrokerUnavailable.
         """
 
     async def position(self, key: str) -> Position:

@@ -41,6 +41,7 @@ __all__ = [
     "Encoding",
     "Envelope",
     "Json",
+    "Verbatim",
     "canonical",
     "channel_key",
     "channel_name",
@@ -175,9 +176,17 @@ def encode_json(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
         raise InvalidMessage("Lone surrogate in a string") from error
 
 
-def json_size(value: Json) -> int:
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """A payload with the bytes that a client wrote, which its subscribers receive. encoded: JSON, already checked."""
+
+    value: Json
+    encoded: bytes
+
+
+def json_size(value: Json | Verbatim) -> int:
     """Return the size of a value as JSON, in bytes. Raises InvalidMessage: as `encode_json`."""
-    return len(encode_json(value))
+    return len(value.encoded if isinstance(value, Verbatim) else encode_json(value))
 
 
 def encode_msgpack(value: Json, *, max_values: int = MAX_VALUES) -> bytes:

@@ -19,7 +19,7 @@ from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import ConfigurationError, ConnectionClosed, LimitExceeded
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_counts import ClusterCounts
-from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json
+from snorky.gateway.protocol.codec import Verbatim, channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
 from snorky.gateway.protocol.splicing import Template
 from snorky.gateway.sdk.control_views import channels_page
@@ -215,7 +215,7 @@ class ServiceChannels:
 
     def _encode(self, payload: Any) -> bytes:
         """Encode a payload to publish. Raises InvalidMessage; TooLarge: nodes would drop it."""
-        data = encode_json(payload)
+        data = payload.encoded if isinstance(payload, Verbatim) else encode_json(payload)
         if len(data) > self._limits.payload_max_bytes:
             self._metrics.limit_hits.labels("payload_max_bytes").inc()
             raise TooLarge(f"Message larger than {self._limits.payload_max_bytes} bytes")

@@ -13,10 +13,10 @@ from typing import Any, overload
 from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, Charge
-from snorky.gateway.contracts.history import History, Recovery
+from snorky.gateway.contracts.history import History, Order, Recovery
 from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import NotSubscribed
-from snorky.gateway.protocol.codec import channel_key, json_size
+from snorky.gateway.protocol.codec import Verbatim, channel_key, json_size
 from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD
 from snorky.gateway.sdk.handles import LooksLikeReply, NodeServices, is_reply
@@ -65,7 +65,7 @@ class Topics:
         once: str | None = None,
         by: Connection | None = None,
     ) -> asyncio.Future[int] | asyncio.Future[Position] | asyncio.Future[None]:
-        """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON value.
+        """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON value, or a Verbatim.
 
         to: send it only to these subscribers.
         history: retain it this long, for clients that read the history.
@@ -79,7 +79,8 @@ class Topics:
         (the quota) and InvalidMessage, the last also if the payload is the whole message and looks like a reply. The
         future raises BrokerUnavailable.
         """
-        if is_reply(payload) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
+        value = payload.value if isinstance(payload, Verbatim) else payload
+        if is_reply(value) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
             raise LooksLikeReply
         if history is None and once is None:
             return self._cluster.channels.publish(self._service, channel, payload, to=to)
@@ -139,6 +140,17 @@ class Topics:
     ) -> tuple[list[Publication], Position]:
         """Read the latest publications of a channel with a history, at most `limit`. See HistoryStore.recent."""
         return await self._cluster.channels.history_store.recent(channel_key(self._service, channel), limit, since)
+
+    async def page(
+        self, channel: Any, limit: int, *, order: Order, beyond: int | None = None
+    ) -> tuple[list[Publication], Position]:
+        """Read publications of a channel with a history in an order. See HistoryStore.page."""
+        history_store = self._cluster.channels.history_store
+        return await history_store.page(channel_key(self._service, channel), limit, order=order, beyond=beyond)
+
+    async def locate(self, channel: Any, epoch: str, offset: int) -> Position | None:
+        """Find a position of which only epoch and offset are known. See HistoryStore.locate."""
+        return await self._cluster.channels.history_store.locate(channel_key(self._service, channel), epoch, offset)
 
     async def position(self, channel: Any) -> Position:
         """Return a channel's present position; starts a history if there is none. Raises as `history`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.contracts.history import History
+from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import MARK, Position, Publication
 
@@ -23,6 +23,10 @@ __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 def write_sequenced(publication: Publication) -> bytes:
     """Encode a publication with a position as the script does."""
     return MARK + f"1 {publication.position} {publication.previous_tag} j\n".encode() + publication.payload
+
+
+def _offset(publication: Publication) -> int:
+    return -1 if publication.position is None else publication.position.offset
 
 
 @dataclass
@@ -90,6 +94,24 @@ class Archive:
         if behind is not None:
             return behind[:limit], shelf.position
         return [publication for _, publication in shelf.entries][-limit:], shelf.position
+
+    def page(self, key: str, limit: int, order: Order, beyond: int | None = None) -> tuple[list[Publication], Position]:
+        """Read the history in an order, from an offset on."""
+        shelf = self.shelf(key)
+        found = [publication for _, publication in shelf.entries]
+        if order == "newest":
+            return [each for each in found[::-1] if beyond is None or _offset(each) < beyond][:limit], shelf.position
+        return [each for each in found if beyond is None or _offset(each) > beyond][:limit], shelf.position
+
+    def locate(self, key: str, epoch: str, offset: int) -> Position | None:
+        """Find the tag of a position."""
+        shelf = self._shelves.get(key)
+        if shelf is None or epoch not in ("", shelf.position.epoch):
+            return None
+        if offset == shelf.position.offset:
+            return shelf.position
+        tags = [each.previous_tag for _, each in shelf.entries if _offset(each) == offset + 1]
+        return Position(shelf.position.epoch, offset, tags[0] or "") if tags else None
 
     def read(self, key: str, since: Position, max_entries: int = 0, max_bytes: int = 0) -> list[Publication] | None:
         """Read the entries after a position."""
@@ -159,6 +181,16 @@ class MemoryHistory:
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
         await self._travel()
         return self._archive.recent(key, limit, since)
+
+    async def page(
+        self, key: str, limit: int, *, order: Order, beyond: int | None = None
+    ) -> tuple[list[Publication], Position]:
+        await self._travel()
+        return self._archive.page(key, limit, order, beyond)
+
+    async def locate(self, key: str, epoch: str, offset: int) -> Position | None:
+        await self._travel()
+        return self._archive.locate(key, epoch, offset)
 
     @property
     def has_other_rules(self) -> bool:

@@ -3,10 +3,19 @@
 import hashlib
 from typing import Any, Final
 
-from snorky.gateway import Connection, Position, stated_identity
+from snorky.gateway import Connection, Order, Position, stated_identity
 from snorky.services.rpc import RPCError
 
-__all__ = ["LIMIT_DEFAULT", "LIMIT_MAX", "check_flag", "limit_of", "once_of", "position_of", "recovery_of"]
+__all__ = [
+    "LIMIT_DEFAULT",
+    "LIMIT_MAX",
+    "check_flag",
+    "limit_of",
+    "once_of",
+    "order_of",
+    "position_of",
+    "recovery_of",
+]
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 300  # the maximum of a recovery too
@@ -29,13 +38,19 @@ def check_flag(value: Any) -> None:
 
 
 def position_of(text: Any) -> Position | None:
-    """Parse a position, "EPOCH:OFFSET:TAG"; None stays None. Raises RPCError."""
+    """Parse a position, "EPOCH:OFFSET:TAG"; None stays None. Raises RPCError.
+
+    "EPOCH:OFFSET" is a position without a tag, and ":OFFSET" one of the present epoch: `Subscribing.located` completes
+    both.
+    """
     if text is None:
         return None
     try:
         if not isinstance(text, str) or len(text.encode()) > POSITION_MAX_BYTES:
             raise ValueError("no text, or too long")
-        position = Position.parse(text)
+        epoch, _, offset = text.partition(":")
+        is_partial = offset.isascii() and offset.isdigit()
+        position = Position(epoch, int(offset), "") if is_partial else Position.parse(text)
     except ValueError:
         raise _invalid() from None
     if position.offset > _OFFSET_MAX:
@@ -43,9 +58,18 @@ def position_of(text: Any) -> Position | None:
     return position
 
 
-def limit_of(limit: Any) -> int:
+def order_of(order: Any) -> Order | None:
+    """Check in which order the client asks for messages; None stays None. Raises RPCError."""
+    if order is None:
+        return None
+    if order not in ("newest", "oldest"):
+        raise _invalid()
+    return "newest" if order == "newest" else "oldest"
+
+
+def limit_of(limit: Any, at_least: int = 1) -> int:
     """Check how many messages the client asks for. Raises RPCError."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not at_least <= limit <= LIMIT_MAX:
         raise _invalid()
     return limit
 

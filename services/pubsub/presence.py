@@ -16,7 +16,8 @@ from snorky.gateway import (
     Topics,
     channel_name,
 )
-from snorky.services.pubsub.replies import members, stats
+from snorky.services.pubsub.parameters import check_flag
+from snorky.services.pubsub.replies import clients, members, stats
 from snorky.services.requests import check_allowed, demand_allowed
 from snorky.services.rpc import Fitted, Request, RPCService, rpc_command
 
@@ -47,9 +48,14 @@ class PresenceCommands(RPCService):
     def roster_notice(
         self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
     ) -> tuple[Any, Selector] | None:
-        """Build the `joined` or `left` notification to the other subscribers; None unless the rule has `join_leave`."""
-        if not is_identity or not self.rules.find(channel_name(channel)).join_leave:
+        """Build the `joined` or `left` notification to the other subscribers; None unless the rule has `join_leave`.
+
+        Of an identity's further connections only clients of protocols that follow connections are notified.
+        """
+        if not self.rules.find(channel_name(channel)).join_leave:
             return None
+        if not is_identity:
+            return None, Selector.nobody()
         others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
         return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
 
@@ -58,11 +64,12 @@ class PresenceCommands(RPCService):
         return self.rules.find(channel_name(channel)).join_leave
 
     @rpc_command
-    async def presence(self, request: Request, channel: Any) -> Fitted:
-        """Reply which identities subscribe to a channel, cluster-wide."""
+    async def presence(self, request: Request, channel: Any, connections: Any = False) -> Fitted:
+        """Reply which identities subscribe to a channel, cluster-wide. connections: list their connections instead."""
+        check_flag(connections)
         async with self.topics.reading(request.connection, channel):
             census = await self._census(request, channel)
-            reply = self.fitted(request, members(census.members))
+            reply = self.fitted(request, (clients if connections else members)(census.members))
             self.topics.knows(request.connection, channel, census.version)
             return reply
 

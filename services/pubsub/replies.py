@@ -6,7 +6,7 @@ from typing import Any, Final
 from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
 from snorky.services.rpc import RPCError
 
-__all__ = ["NOTHING_TO_RECOVER", "kept", "members", "recovered", "stats", "with_expiry"]
+__all__ = ["NOTHING_TO_RECOVER", "clients", "kept", "members", "page", "recovered", "stats", "with_expiry"]
 
 # Payloads in one reply. A client waits some seconds for a reply, but at 20 KB/s one of 1 MiB takes a minute: the
 # request would time out and the client would reconnect, each time at the same position.
@@ -36,8 +36,8 @@ def recovered(recovery: Recovery, channel: Any, notification: Any) -> Compound:
     return reply
 
 
-def with_expiry(reply: Compound | dict[str, Any] | None, expires_in_s: int) -> Compound | dict[str, Any]:
-    """Add to a reply to `subscribe` when the token of the subscription expires."""
+def with_expiry(reply: Compound | dict[str, Any] | None, expires_in_s: int | None) -> Compound | dict[str, Any]:
+    """Add to a reply to `subscribe` when the token of the subscription expires; null = never."""
     expiry = {"expiresInS": expires_in_s}
     if not isinstance(reply, Compound):
         return {**(reply or {}), **expiry}
@@ -52,6 +52,11 @@ def kept(publications: Sequence[Publication], top: Position, *, since: Position 
     return _compound(publications, top, is_recovered=since is None or _follows(publications, top, since))
 
 
+def page(publications: Sequence[Publication], top: Position) -> Compound:
+    """Build the reply to `history` with an order."""
+    return _compound(publications, top)
+
+
 def members(found: Sequence[Member]) -> dict[str, Any]:
     """Build the reply to `presence`: each identity once, sorted; a client without one appears by its connection ID.
 
@@ -63,9 +68,24 @@ def members(found: Sequence[Member]) -> dict[str, Any]:
     return {"members": identities}
 
 
+def clients(found: Sequence[Member]) -> dict[str, Any]:
+    """Build the reply to `presence` with `connections`: each connection with its identity; null = it has none.
+
+    Raises RPCError: more than MEMBERS_MAX.
+    """
+    if len(found) > MEMBERS_MAX:
+        raise RPCError("Too many members", "limit_exceeded")
+    return {"connections": [_client(each) for each in found]}
+
+
 def stats(found: Sequence[Member]) -> dict[str, Any]:
     """Build the reply to `presenceStats`."""
     return {"members": len({member.identity for member in found}), "connections": len(found)}
+
+
+def _client(member: Member) -> dict[str, Any]:
+    connection = member.owner.connection_id
+    return {"connection": connection, "identity": None if member.identity == connection else member.identity}
 
 
 def _follows(publications: Sequence[Publication], top: Position, since: Position) -> bool:
@@ -97,11 +117,16 @@ def _before(publication: Publication) -> Position:
 
 
 def _compound(
-    publications: Sequence[Publication], position: Position, *, is_recovered: bool, is_checked: bool = False
+    publications: Sequence[Publication],
+    position: Position,
+    *,
+    is_recovered: bool | None = None,
+    is_checked: bool = False,
 ) -> Compound:
     compound = Compound()
     messages = [_message(compound, each, is_checked) for each in publications]
-    compound.value = {"position": str(position), "recovered": is_recovered, "messages": messages}
+    recovery = {} if is_recovered is None else {"recovered": is_recovered}
+    compound.value = {"position": str(position), **recovery, "messages": messages}
     return compound
 
 

@@ -22,33 +22,26 @@ from snorky.gateway import (
     PAYLOAD,
     Access,
     ChannelRule,
-    Compound,
     ConfigurationError,
     Connection,
     NotSubscribed,
     Rules,
     Unmatched,
+    Verbatim,
     channel_name,
     history_of,
 )
 from snorky.services.granting import demand_text, expires_in_s, granted
-from snorky.services.pubsub.parameters import (
-    LIMIT_DEFAULT,
-    check_flag,
-    limit_of,
-    once_of,
-    position_of,
-    recovery_of,
-)
-from snorky.services.pubsub.replies import kept, with_expiry
-from snorky.services.pubsub.subscribing import Subscribing
+from snorky.services.pubsub.history import HistoryCommands
+from snorky.services.pubsub.parameters import check_flag, once_of, recovery_of
+from snorky.services.pubsub.replies import with_expiry
 from snorky.services.requests import check_allowed, demand_allowed
 from snorky.services.rpc import Request, acknowledged, rpc_command
 
 __all__ = ["PubSubService"]
 
 
-class PubSubService(Subscribing):
+class PubSubService(HistoryCommands):
     """Pub/sub for clients. channels: channel rules, as ChannelRule or as tables of the settings.
 
     unmatched: "open" or "closed", for channels that no rule matches; None = open unless the node authenticates clients.
@@ -105,7 +98,7 @@ class PubSubService(Subscribing):
         return reply if grant is None else with_expiry(reply, expires_in_s(self, grant))
 
     @rpc_command(name="refreshSubscription")
-    async def refresh_subscription(self, request: Request, channel: Any, token: Any) -> dict[str, int]:
+    async def refresh_subscription(self, request: Request, channel: Any, token: Any) -> dict[str, int | None]:
         """Replace the token of a subscription by a later one; replies {"expiresInS"}.
 
         If it is not accepted, the present one remains.
@@ -130,23 +123,15 @@ class PubSubService(Subscribing):
             self.rosters.leave_soon(request.connection, channel)
         return None
 
-    @rpc_command
-    async def history(self, request: Request, channel: Any, since: Any = None, limit: Any = LIMIT_DEFAULT) -> Compound:
-        """Reply the last messages of a channel, or with `since` the first ones after that position."""
-        position, count = position_of(since), limit_of(limit)
-        self.demand(request, "history", channel)
-        await self._demand_subscriber(request, channel)
-        check_allowed(self.topics.promised(channel, history_of(self._rule(channel))))
-        return kept(*await self.topics.recent(channel, count, position), since=position)
-
     # -- publishing ------------------------------------------------------------------------------------------------
 
     @rpc_command
     def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
         """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
         once = once_of(key, request.connection)
-        self._demand_publish(request, channel, message, once)
-        verdict = self.can_publish(request, channel, message)
+        value = message.value if isinstance(message, Verbatim) else message
+        self._demand_publish(request, channel, value, once)
+        verdict = self.can_publish(request, channel, value)
         if inspect.isawaitable(verdict) or "publish" in self.asks_backend:
             return self._publish_when(verdict, request.connection, channel, message, once)
         check_allowed(verdict)  # without an await, so a client's burst becomes one Redis pipeline
@@ -167,7 +152,7 @@ class PubSubService(Subscribing):
         self, verdict: bool | Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None
     ) -> Any:
         await demand_allowed(verdict)
-        await self.ask_backend("publish", client, channel, message)
+        await self.ask_backend("publish", client, channel, message.value if isinstance(message, Verbatim) else message)
         return self.publish_from_backend(channel, message, once, by=client)
 
     def _demand_publish(self, request: Request, channel: Any, message: Any, once: str | None) -> None:

@@ -42,7 +42,7 @@ class Subscribing(PresenceCommands):
         reply, fields = Compound(), NOTHING_TO_RECOVER if is_recovering else {}
         async with present(self.topics, self.rosters, connection, channel) if rule.presence else nullcontext():
             if history is not None and is_recovering and rule.recovery:
-                shape = self.notification(channel)
+                shape, since = self.notification(channel), await self.located(channel, since)
                 recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
                 reply = recovered(recovery, channel, shape)
                 fields = reply.value if isinstance(reply.value, dict) else {}
@@ -58,6 +58,12 @@ class Subscribing(PresenceCommands):
             notification["expiresInS"] = int(expires_in_s)
         instead = notification | reply.instead if isinstance(reply.instead, dict) else None
         self.send_compound(connection, notification | fields, reply, instead)
+
+    async def located(self, channel: Any, since: Position | None) -> Position | None:
+        """Complete a position that has no tag. If the channel cannot be read from there, it stays as it is."""
+        if since is None or since.tag:
+            return since
+        return await self.topics.locate(channel, since.epoch, since.offset) or since
 
     async def _subscribe(
         self, request: Request, channel: Any, since: Position | None, grant: Grant | None, *, is_recovering: bool
@@ -75,7 +81,7 @@ class Subscribing(PresenceCommands):
                 self.topics.suspend(connection, channel)
             try:
                 if history is not None and is_recovering and rule.recovery:
-                    shape = self.notification(channel)
+                    shape, since = self.notification(channel), await self.located(channel, since)
                     recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
                     return recovered(recovery, channel, shape)
                 await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)

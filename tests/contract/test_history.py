@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway.contracts.history import History, HistoryStore
+from snorky.gateway.contracts.history import History, HistoryStore, Order
 from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
@@ -176,6 +176,42 @@ async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[His
     assert await keeper.recent(KEY, 9, positions[-1]) == ([], positions[-1])
     gone, top = await keeper.recent(KEY, 2, positions[0])
     assert (payloads(gone), top) == ([b"29", b"30"], positions[-1])  # as if no position had been given
+
+
+async def test_pages_are_read_from_both_ends_and_from_an_offset(keepers: tuple[HistoryStore, HistoryStore]) -> None:
+    keeper = keepers[0]
+    assert await keeper.page(KEY, 5, order="oldest") == ([], await keeper.position(KEY))
+    positions = await fill(keeper, 60, History(ttl_s=3600.0, size=50))
+    pages: list[tuple[int, Order, int | None, list[int]]] = [
+        (3, "oldest", None, [11, 12, 13]),
+        (3, "oldest", 20, [21, 22, 23]),
+        (3, "oldest", 2, [11, 12, 13]),
+        (40, "oldest", 20, list(range(21, 61))),
+        (3, "oldest", 60, []),
+        (3, "newest", None, [60, 59, 58]),
+        (3, "newest", 13, [12, 11]),
+        (3, "newest", 11, []),
+        (0, "newest", None, []),
+    ]
+    for limit, order, beyond, numbers in pages:
+        found, top = await keeper.page(KEY, limit, order=order, beyond=beyond)
+        assert (payloads(found), top) == ([b"%d" % number for number in numbers], positions[-1])
+        assert [each.position for each in found] == [positions[number - 1] for number in numbers]
+
+
+async def test_position_without_its_tag_is_found_while_it_can_be_read_from(
+    keepers: tuple[HistoryStore, HistoryStore],
+) -> None:
+    keeper = keepers[0]
+    assert await keeper.locate(KEY, "", 0) is None  # there is no history
+    begun = await keeper.position(KEY)
+    assert await keeper.locate(KEY, begun.epoch, 0) == begun
+    positions = [begun, *await fill(keeper, 30, History(ttl_s=3600.0, size=20))]
+    for offset in (10, 11, 29, 30):  # of the first, the entry is trimmed; its successor knows its tag
+        for epoch in ("", begun.epoch):
+            assert await keeper.locate(KEY, epoch, offset) == positions[offset]
+    for epoch, offset in ((begun.epoch, 9), (begun.epoch, 31), ("another", 30)):
+        assert await keeper.locate(KEY, epoch, offset) is None
 
 
 async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[HistoryStore, HistoryStore]) -> None:

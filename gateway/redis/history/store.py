@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
-from snorky.gateway.contracts.history import History
+from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
 from snorky.gateway.redis.connection.commands import Commands
@@ -29,6 +29,7 @@ __all__ = ["RedisHistory"]
 PAGE: Final = 200  # entries; Redis is blocked while it reads a page
 PAGE_MAX_BYTES: Final = 1 << 20
 CHECKS_MAX: Final = 3  # of the function library: the first, one after a repair, and one in reserve
+_COMMANDS: Final = {"newest": b"XREVRANGE", "oldest": b"XRANGE"}
 FIRST_MAX_BYTES: Final = 131_072  # read after a position: a client at 20 KB/s gets it before its request times out
 
 
@@ -120,19 +121,31 @@ class RedisHistory:
             found = await self._while_sound(key, lambda: self._first_after(key, begin, limit))
             if found is not None:
                 return found, await self.position(key)
+        publications, top = await self.page(key, limit, order="newest")
+        return publications[::-1], top
+
+    async def page(
+        self, key: str, limit: int, *, order: Order, beyond: int | None = None
+    ) -> tuple[list[Publication], Position]:
         arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max, self._appender.runs]
+        arguments += [_COMMANDS[order], b"" if beyond is None else b"%d" % beyond]
         (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))
         if not answer:
             begun = await self.position(key)
             # A client may have published since the read above; then read again.
-            return ([], begun) if begun.offset == 0 else await self.recent(key, limit)
+            return ([], begun) if begun.offset == 0 else await self.page(key, limit, order=order, beyond=beyond)
         top = Position.parse(answer[0].decode())
         entries = zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)
         publications = [
             _publication(payload, Position(top.epoch, int(offset), tag.decode()), previous.decode())
             for offset, previous, tag, payload in entries
         ]
-        return publications[::-1], top
+        return publications, top
+
+    async def locate(self, key: str, epoch: str, offset: int) -> Position | None:
+        arguments = [epoch.encode(), b"%d" % offset, self._appender.runs]
+        (answer,) = await self._scripts.run(Call("locate", self._keys(key), arguments))
+        return None if answer is None else Position.parse(answer.decode())
 
     async def position(self, key: str) -> Position:
         (answer,) = await self._scripts.run(self._asking(key, is_beginning=True))

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.contracts.history import History
+from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import Position, Publication
 from snorky.gateway.redis.history.store import RedisHistory
@@ -55,6 +55,14 @@ class SpreadHistory:
 
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
         return await self._histories.of(key).recent(key, limit, since)
+
+    async def page(
+        self, key: str, limit: int, *, order: Order, beyond: int | None = None
+    ) -> tuple[list[Publication], Position]:
+        return await self._histories.of(key).page(key, limit, order=order, beyond=beyond)
+
+    async def locate(self, key: str, epoch: str, offset: int) -> Position | None:
+        return await self._histories.of(key).locate(key, epoch, offset)
 
     async def position(self, key: str) -> Position:
         return await self._histories.of(key).position(key)

@@ -34,6 +34,7 @@ CODES = {
     "Already subscribed": "already_subscribed",
     "Not subscribed": "not_subscribed",
     "Too many members": "limit_exceeded",
+    "Position is of an earlier history": "position_lost",
     # chat, cursors
     "Already joined": "already_joined",
     "Not joined": "not_joined",

@@ -47,6 +47,21 @@ class Place:
         return f"PLACE({self._text})"
 
 
+class AnyConnections:
+    """Equals the reply with the connections of these identities, whatever their ids."""
+
+    def __init__(self, *identities: str) -> None:
+        self.identities = sorted(identities)
+
+    def __eq__(self, other: object) -> bool:
+        found: Any = other
+        connections = found.get("connections", ()) if isinstance(found, dict) else ()
+        ids = {each["connection"] for each in connections}
+        return sorted(each["identity"] for each in connections) == self.identities and len(ids) == len(connections)
+
+    __hash__ = None  # type: ignore[assignment]  # never a key
+
+
 def new(kind: str) -> str:
     return f"{kind}:{os.getpid()}:{next(_numbers)}"
 
@@ -80,12 +95,24 @@ def recovery() -> Iterator[Step]:
         yield ok("eve", "pubsub.publish", None, {"bob": [plain(channel, number)]}, channel=channel, message=number)
     missed = [kept(number, places[number]) for number in (2, 3)]
     yield ok("ann", "pubsub.subscribe", told(places[3], *missed), channel=channel, recover=str(places[1]))
+    yield ok("ann", "pubsub.unsubscribe", channel=channel)
+    for partial in (without_tag(places[1]), ":1"):
+        yield ok("ann", "pubsub.subscribe", told(places[3], *missed), channel=channel, recover=partial)
+        yield ok("ann", "pubsub.unsubscribe", channel=channel)
+    lost = told(places[3], recovered=False)
+    yield ok("ann", "pubsub.subscribe", lost, channel=channel, recover="another:1")
+    yield ok("ann", "pubsub.unsubscribe", channel=channel)
+    yield ok("ann", "pubsub.subscribe", told(places[3]), channel=channel, recover=without_tag(places[3]))
     both = {"ann": [placed(channel, None, places[4])], "bob": [plain(channel, None)]}
     yield ok("backend", "pubsub_backend.publish", None, both, channel=channel, message=None)
     again = told(places[4], *missed, kept(None, places[4]))
     yield ok("eve", "pubsub.subscribe", again, channel=channel, recover=str(places[1]))
     for wrong in (5, "", "a:b", "a:-1:c", "a:1:b:c", ["a:1:b"]):
         yield no("bob", "pubsub.subscribe", "Invalid params", channel="other", recover=wrong)
+
+
+def without_tag(place: Place) -> str:
+    return str(place).rpartition(":")[0]
 
 
 @scenario(is_apart=True, ann=None, bob=None)
@@ -100,6 +127,8 @@ def recovery_of_what_is_gone() -> Iterator[Step]:
     yield ok("ann", "pubsub.unsubscribe", channel=channel)
     strange = f"{str(places[3]).rpartition(':')[0]}:another"
     yield ok("ann", "pubsub.subscribe", told(places[4], recovered=False), channel=channel, recover=strange)
+    yield ok("ann", "pubsub.unsubscribe", channel=channel)
+    yield ok("ann", "pubsub.subscribe", told(places[4], recovered=False), channel=channel, recover=":1")
     yield ok("bob", "pubsub.subscribe", told(None, recovered=False), channel=new("plain"), recover=True)
 
 
@@ -133,6 +162,26 @@ def history() -> Iterator[Step]:
     yield no("ann", "pubsub.history", "Not authorized", channel=new("plain"))
     for wrong in (0, 301, "7", True):
         yield no("ann", "pubsub.history", "Invalid params", channel=channel, limit=wrong)
+    yield no("ann", "pubsub.history", "Invalid params", channel=channel, order="first")
+
+
+@scenario(is_apart=True, ann=None, bob=None)
+def pages_of_a_history() -> Iterator[Step]:
+    channel, places = new("kept"), [Place(offset) for offset in range(5)]
+    for number in range(1, 5):
+        yield ok("bob", "pubsub.publish", channel=channel, message=number)
+    found = [kept(number, places[number]) for number in range(1, 5)]
+
+    def page(*messages: dict[str, Any]) -> dict[str, Any]:
+        return {"position": places[4], "messages": list(messages)}
+
+    yield ok("ann", "pubsub.history", page(*found[:2]), channel=channel, limit=2, order="oldest")
+    yield ok("ann", "pubsub.history", page(*found[2:]), channel=channel, since=str(places[2]), order="oldest")
+    yield ok("ann", "pubsub.history", page(*found[:1:-1]), channel=channel, limit=2, order="newest")
+    yield ok("ann", "pubsub.history", page(*found[1::-1]), channel=channel, since=":3", order="newest")
+    yield ok("ann", "pubsub.history", page(), channel=channel, limit=0, order="newest")
+    lost = "Position is of an earlier history"
+    yield no("ann", "pubsub.history", lost, channel=channel, since="another:3", order="newest")
 
 
 @scenario(is_apart=True, ann="ann", ann2="ann", bob="bob", eve="eve")
@@ -147,6 +196,8 @@ def presence_and_notices() -> Iterator[Step]:
     yield ok("bob", "pubsub.subscribe", None, {"ann": [notice("joined", "bob")]}, channel=channel)
     yield ok("ann2", "pubsub.subscribe", channel=channel)  # she was present
     yield ok("eve", "pubsub.presence", {"members": ["ann", "bob"]}, channel=channel)
+    yield ok("eve", "pubsub.presence", AnyConnections("ann", "ann", "bob"), channel=channel, connections=True)
+    yield no("eve", "pubsub.presence", "Invalid params", channel=channel, connections=1)
     yield ok("eve", "pubsub.presenceStats", {"members": 2, "connections": 3}, channel=channel)
     yield goes("ann")
     yield ok("ann2", "pubsub.unsubscribe", None, {"bob": [notice("left", "ann")]}, channel=channel)
@@ -168,6 +219,7 @@ HISTORY_SCENARIOS: tuple[Scenario, ...] = (
     recovery_of_what_is_gone,
     idempotency_keys,
     history,
+    pages_of_a_history,
     presence_and_notices,
     channels_that_only_the_backend_publishes_to,
 )

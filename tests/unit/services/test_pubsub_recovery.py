@@ -87,7 +87,22 @@ async def test_without_history_the_reply_has_recovered_false_and_the_client_is_s
         assert await client.notified(1) == [{"type": "message", "channel": channel, "message": "m"}]
 
 
-MALFORMED: list[Any] = ["", "e", "e:1", "e:1:t:x", "e:-1:t", "e:1.0:t", ":1:t", "e:1:", f"e:{2**53}:t", 1, [], {}]
+MALFORMED: list[Any] = [
+    "",
+    "e",
+    "e:1:t:x",
+    "e:-1",
+    "e:",
+    f"e:{2**53}",
+    "e:-1:t",
+    "e:1.0:t",
+    ":1:t",
+    "e:1:",
+    f"e:{2**53}:t",
+    1,
+    [],
+    {},
+]
 
 
 MALFORMED += ["e" * 200, "e:\u0661:t", f"{'e' * 190}:1:{'t' * 10}", f"e:{'1' * 5000}:t"]

@@ -1,8 +1,9 @@
 #!lua flags=no-writes
--- Read the latest entries of a channel's history, and its current position.
+-- Read entries of a channel's history, the latest first or the oldest first, and its current position.
 -- KEYS state, stream    ARGV count, max_bytes: at most this much, but at least one entry; payload_max_bytes: of one
---                       entry; runs as in read.lua
--- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, the latest entry first; {} if the
+--                       entry; runs as in read.lua; XREVRANGE: the latest first, or XRANGE: the oldest first; the
+--                       offset that the first entry follows in this order, '' = begin at the end
+-- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, in the order asked for; {} if the
 -- channel has no history, or another run of the server wrote it (call `position.lua` to continue it). A payload that is
 -- too large is nil.
 local STEP = 16 -- as in read.lua
@@ -17,10 +18,14 @@ if not state[1] then
 end
 local answer = {state[1] .. ':' .. state[2] .. ':' .. state[3]}
 local count, max_bytes, payload_max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local bytes, from, is_full = 0, '+', false
+local first, last = '+', '-'
+if ARGV[5] == 'XRANGE' then
+  first, last = '-', '+'
+end
+local bytes, from, is_full = 0, ARGV[6] == '' and first or '(' .. ARGV[6] .. '-0', false
 while count > 0 and not is_full do
   local wanted = math.min(STEP, count)
-  local entries = redis.call('XREVRANGE', KEYS[2], from, '-', 'COUNT', wanted)
+  local entries = redis.call(ARGV[5], KEYS[2], from, last, 'COUNT', wanted)
   count = #entries < wanted and 0 or count - wanted
   for _, entry in ipairs(entries) do
     local fields = entry[2]
