@@ -47,6 +47,8 @@ class BatchEncoder:
 
         def render(dialect: Dialect) -> list[bytes]:
             encoding = dialect.encoding
+            if event is not None and dialect.follows_connections:
+                return _changed(channel, event, dialect)
             if selector is not None and selector.is_whole:
                 return [each for value in values for each in _whole(channel, value, dialect)]
             if dialect.rendering is not None:
@@ -69,6 +71,8 @@ class BatchEncoder:
             return
 
         def render(dialect: Dialect) -> list[bytes]:
+            if event is not None and dialect.follows_connections:
+                return _changed(channel, event, dialect)
             if selector is not None and selector.is_whole:
                 return [each for _, value in checked for each in _whole(channel, value, dialect)]
             if dialect.rendering is not None:
@@ -91,12 +95,16 @@ class BatchEncoder:
         event: RosterEvent | None = None,
     ) -> None:
         """Queue a pass per dialect. render: called once per encoding and foreign rendering; returns the messages."""
-        chooses = None
+        chooses = every = None
         if selector is not None or event is not None:
             chooses = channel.audience(selector, event, monotonic())
+        if event is not None and event.change is not None:  # for renderings that follow connections
+            others = Selector(not_connection=event.change.connection_id)  # a client's own join comes with its reply
+            every = channel.audience(others, event, monotonic())
         rendered: dict[Encoding | Rendering, list[bytes]] = {}
         for dialect, group in groups.items():
-            connections = tuple(group if chooses is None else filter(chooses, group))
+            wanted = every if dialect.follows_connections and event is not None else chooses
+            connections = tuple(group if wanted is None else filter(wanted, group))
             if not connections:
                 continue
             form = dialect.rendering or dialect.encoding
@@ -111,6 +119,14 @@ class BatchEncoder:
             if channel.held is not None:
                 connections = _hold(channel.held, connections, data, 0 if event is None else event.version)
             self._write_queue.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
+
+
+def _changed(channel: Channel, event: RosterEvent, dialect: Dialect) -> list[bytes]:
+    """Encode a change of the roster for a rendering that follows connections."""
+    if event.change is None or dialect.rendering is None:
+        return []
+    encoded = dialect.rendering.change(channel_of(channel.key.partition(":")[2]), event.change)
+    return [] if encoded is None else [encoded]
 
 
 def _whole(channel: Channel, value: Json, dialect: Dialect) -> list[bytes]:

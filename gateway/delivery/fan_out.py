@@ -162,9 +162,10 @@ class Fanout:
         version: clients that have received a list of this or a later version do not get them.
         """
         self._begin()
-        event = RosterEvent(version, is_missed=True) if version else None
         for publication in self._read(key, notices):
-            checked = self._check(key, publication)
+            checked, event = self._check(key, publication), None
+            if version or publication.change is not None:
+                event = RosterEvent(version, is_missed=True, change=publication.change)
             if checked is not None:
                 self._deliver_together(key, [checked], publication.selector, event)
         self._write_queue.run()
@@ -247,8 +248,10 @@ class Fanout:
             if data is payload:
                 self._metrics.unsequenced_publications.inc()
             if selector is not None or event is not None:
-                if selector is None or any(
-                    selector.selects(each) for group in channel.groups.values() for each in group
+                if (
+                    selector is None
+                    or channel.follows_connections
+                    or any(selector.selects(each) for group in channel.groups.values() for each in group)
                 ):  # else no local subscriber is addressed, and its neighbours remain one write
                     self._batches.plain(channel, valid, values)
                     valid, values = [], []
@@ -321,9 +324,9 @@ class Fanout:
     def _receive(self, key: str, change: Change) -> RosterEvent | None:
         """Process a change of a roster; None = subscribers have been notified of it already."""
         if self._roster_filter is None:
-            return RosterEvent(change.version)
+            return RosterEvent(change.version, change=change)
         if self._roster_filter.receive(key, change):
-            return RosterEvent(change.version, self._roster_filter.known(key))
+            return RosterEvent(change.version, self._roster_filter.known(key), change=change)
         channel = self._hub.get(key)
         if channel is not None:
             channel.heard = max(channel.heard, change.version)

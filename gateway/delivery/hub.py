@@ -21,7 +21,7 @@ from typing import Final
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.protocol.codec import Json
-from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.publication import Change, Position, Selector
 from snorky.gateway.protocol.splicing import Template
 from snorky.gateway.protocol.ws_frames import Dialect
 
@@ -39,12 +39,13 @@ class RosterEvent:
     """A change of the channel's roster that a publication reports. version: of the roster after the change.
 
     known: clients that received a list of at most this version know the change already; 0 = none do. is_missed: this
-    node missed the original notice and sends this one instead.
+    node missed the original notice and sends this one instead. change: for renderings that follow connections.
     """
 
     version: int
     known: int = 0
     is_missed: bool = False
+    change: Change | None = None
 
 
 class Channel:
@@ -80,6 +81,11 @@ class Channel:
         self._late_until_s = 0.0
         self.gap: Callable[[Position], dict[str, Json]] | None = None  # set once a client has asked to recover
         self.size = 0
+
+    @property
+    def follows_connections(self) -> bool:
+        """True if subscribers of its plain form or of that with positions get each change of its roster."""
+        return any(each.follows_connections for each in (*self.groups, *self.positioned))
 
     @property
     def is_congested(self) -> bool:

@@ -26,11 +26,12 @@ from typing import Any, Final, Literal
 from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
 from snorky.gateway.protocol.publication import Change
 
-__all__ = ["GRACE_S", "Difference", "RosterView"]
+__all__ = ["GRACE_S", "Difference", "RosterView", "change_of"]
 
 GRACE_S: Final = 12.0
 LATE_S: Final = 5.0  # notices delayed more are reported, perhaps twice: the clock of Redis may have been set back
 
+_KINDS: Final[dict[str, Literal["+", "-", "="]]] = {"joined": "+", "left": "-", "updated": "="}
 _Place = tuple[str, str]  # connection, entry
 
 
@@ -41,6 +42,15 @@ class Difference:
     kind: Literal["joined", "left", "updated"]
     member: Member
     is_identity: bool = False
+
+
+def change_of(difference: Difference) -> Change:
+    """Return the change that a difference reports, without its versions."""
+    member = difference.member
+    kind: Final = _KINDS[difference.kind]
+    data = None if kind == "-" else member.data
+    connection_id = member.owner.connection_id
+    return Change(kind, difference.is_identity, member.identity, connection_id, member.entry, data=data)
 
 
 class _Roster:

@@ -11,16 +11,25 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from snorky.gateway.protocol.channel_names import Json
-from snorky.gateway.protocol.publication import Position
+from snorky.gateway.protocol.publication import Change, Position
 
 __all__ = ["Frontend", "Rendering"]
 
 
 class Rendering(Protocol):
-    """Encodes messages to many clients, without framing. Must not raise. Each method may return None: send nothing."""
+    """Encodes messages to many clients, without framing. Must not raise. Each method may return None: send nothing.
+
+    follows_connections: its clients get `change` for each connection that joins or leaves, their own included, instead
+    of the services' notices of identities.
+    """
+
+    follows_connections: bool
 
     def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
         """Encode a publication. payload: JSON, already checked. position: None if the channel has none."""
+
+    def change(self, channel: Json, change: Change) -> bytes | None:
+        """Encode a change of the channel's roster. Called only if `follows_connections`."""
 
     def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
         """Encode a message that services send to many clients. envelope: {"service", "message"}."""

@@ -88,6 +88,11 @@ class Selector:
     not_connection: str | None = None
     is_whole: bool = False
 
+    @classmethod
+    def nobody(cls) -> "Selector":
+        """Return the selector of a change that only clients of some foreign protocols get: no identity is empty."""
+        return cls(only_identity="", is_whole=True)
+
     def selects(self, subscriber: "Subscriber") -> bool:
         """True if this subscriber receives it."""
         if self.only_identity is not None and subscriber.identity != self.only_identity:

@@ -120,6 +120,11 @@ class Dialect:
     has_deflate: bool = False
     rendering: Rendering | None = None
 
+    @property
+    def follows_connections(self) -> bool:
+        """See `Rendering.follows_connections`."""
+        return self.rendering is not None and self.rendering.follows_connections
+
     def encode_notice(self, envelope: dict[str, Any]) -> bytes | None:
         """Encode a message to many clients, without framing; None: this protocol sends nothing. Raises InvalidMessage.
 

@@ -7,8 +7,9 @@ import structlog
 
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.presence.ownership import Notice, encode_notice
-from snorky.gateway.presence.roster_view import Difference
+from snorky.gateway.presence.roster_view import Difference, change_of
 from snorky.gateway.protocol.codec import channel_of
+from snorky.gateway.protocol.publication import write_change, write_version
 from snorky.gateway.sdk.service import Service
 
 __all__ = ["Notices"]
@@ -45,10 +46,17 @@ class Notices:
         notices = []
         for difference in differences:
             try:
-                notices.append(encode_notice(_notice(found, channel, difference)))
+                notices.append(_changed(encode_notice(_notice(found, channel, difference)), difference))
             except Exception:  # an error of a service: continue with the other notices
                 _log.exception("no notice", service=service)
         return [notice for notice in notices if notice is not None]
+
+
+def _changed(notice: bytes | None, difference: Difference) -> bytes | None:
+    """Write the change that a notice reports in front of it. Its version is the census': the caller knows it."""
+    if notice is None:
+        return None
+    return write_version(write_change(notice, change_of(difference)), 0, 0)
 
 
 def _notice(service: Service, channel: Any, difference: Difference) -> Notice | None:

@@ -1,12 +1,20 @@
 """Foreign protocols in the fan-out: rendered once, in the order of Snorky's own, without what they cannot express."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.channel_order import Gap
 from snorky.gateway.protocol.codec import Encoding, Json, decode_json
-from snorky.gateway.protocol.publication import MARK, Position, Selector, write_addressed
+from snorky.gateway.protocol.publication import (
+    MARK,
+    Change,
+    Position,
+    Selector,
+    write_addressed,
+    write_change,
+    write_version,
+)
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound, Shared, Template
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 from tests.support.fakes.fake_wire import FakeTransport
@@ -16,13 +24,17 @@ from tests.support.scenarios.fan_out_rig import KEY, Rig, numbers
 class Rendering:
     """Records what it renders; sends no odd number, and notices only if they are gaps."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows_connections: bool = False) -> None:
+        self.follows_connections = follows_connections
         self.rendered: list[tuple[Json, Json, Position | None]] = []
 
     def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
         value = decode_json(payload)
         self.rendered.append((channel, value, position))
         return None if isinstance(value, int) and value % 2 else b"<%b>" % payload
+
+    def change(self, channel: Json, change: Change) -> bytes | None:
+        return f"{channel}{change.kind}{change.identity}".encode()
 
     def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
         return b"gap" if envelope["message"]["type"] == "gap" else None
@@ -106,3 +118,26 @@ def test_compound_is_translated_with_its_payloads_in_their_places() -> None:
     }
     frames = connection.framed_compound({"service": "s", "message": compound.value}, compound)
     assert frames == b"""{'first': b'{"a":1}', 'list': [b'2', ['x']]}\n"""
+
+
+def changed(kind: Literal["+", "-", "="], connection: str, *, is_identity: bool, version: int) -> bytes:
+    notice = write_addressed(
+        b'{"type":"joined"}', Selector(not_identity="ann", is_whole=True) if is_identity else NOBODY
+    )
+    return write_version(write_change(notice, Change(kind, is_identity, "ann", connection)), version, version - 1)
+
+
+NOBODY = Selector.nobody()
+
+
+def test_each_connection_that_joins_or_leaves_is_told_only_to_protocols_that_follow_connections() -> None:
+    rig = Rig()
+    follower = rig.subscriber(dialect=dialect_of(Rendering(follows_connections=True)))
+    other = rig.subscriber(dialect=dialect_of(Rendering()))
+    own = rig.subscriber()
+    rig.fanout.deliver({KEY: [changed("+", "n.1", is_identity=True, version=1)]})
+    rig.fanout.deliver({KEY: [changed("+", "n.2", is_identity=False, version=2)]})
+    rig.fanout.deliver({KEY: [changed("-", follower.id, is_identity=False, version=3)]})  # its own
+    assert rig.wires[follower].writes == [b"a+ann\n", b"a+ann\n"]
+    assert rig.wires[other].writes == []
+    assert len(rig.wires[own].writes) == 1, "of the identity's first connection only"

@@ -7,7 +7,7 @@ import msgspec
 
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.protocol.codec import Encoding, Json, decode_json
-from snorky.gateway.protocol.publication import Position
+from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
 
 __all__ = ["DIALECTS", "Format", "RawRendering", "value_of"]
@@ -18,6 +18,8 @@ Format = Literal["json", "text"]
 class RawRendering:
     """Sends the message alone. is_text: a string is sent without its quotes."""
 
+    follows_connections = False
+
     def __init__(self, *, is_text: bool) -> None:
         self._is_text = is_text
 
@@ -27,6 +29,9 @@ class RawRendering:
             text: str = msgspec.json.decode(payload, type=str)
             return text.encode()
         return payload
+
+    def change(self, channel: Json, change: Change) -> None:
+        """See `Rendering`. Not called."""
 
     def notice(self, envelope: Mapping[str, Any]) -> None:
         """Send nothing: the client could not distinguish it from a message."""

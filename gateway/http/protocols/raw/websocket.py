@@ -46,8 +46,8 @@ class RawHandler:
     def __init__(self, websockets: WebSocketHandler) -> None:
         self._websockets = websockets
 
-    def routes(self, path: str) -> list[web.RouteDef]:
-        """Make the route for an aiohttp application. path: e.g. "/raw"."""
+    def routes(self, path: str = "/raw") -> list[web.RouteDef]:
+        """Make the route for an aiohttp application."""
         return [web.get(path, self._handle, allow_head=False)]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:

@@ -56,8 +56,8 @@ class SSEHandler:
         self._websockets = websockets
         self._allowed_origins = Origins(websockets.public.allowed_origins)
 
-    def routes(self, path: str) -> list[web.RouteDef]:
-        """Make the routes for an aiohttp application. path: e.g. "/sse"."""
+    def routes(self, path: str = "/sse") -> list[web.RouteDef]:
+        """Make the routes for an aiohttp application."""
         return [
             web.get(path, self._guarded(self._serve), allow_head=False),
             web.post(f"{path}/ticket", self._guarded(self._make_ticket)),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from snorky.gateway.protocol.codec import Encoding, Json, encode_json
-from snorky.gateway.protocol.publication import Position
+from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 
 __all__ = ["DIALECTS", "EventRendering", "Record", "event", "records"]
@@ -35,6 +35,8 @@ def event(name: str, data: bytes) -> bytes:
 class EventRendering:
     """Encodes messages as events. has_several: as records, with the channel in the data."""
 
+    follows_connections = False
+
     def __init__(self, *, has_several: bool) -> None:
         self._has_several = has_several
 
@@ -45,6 +47,9 @@ class EventRendering:
         if self._has_several:
             payload = b'{"channel":%b,"message":%b}' % (encode_json(channel), payload)
         return self.whole(channel, None if position is None else str(position), event("", payload))
+
+    def change(self, channel: Json, change: Change) -> None:
+        """See `Rendering`. Not called."""
 
     def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
         """See `Rendering`."""
