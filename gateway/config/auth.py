@@ -84,6 +84,7 @@ class Auth:
 
     hmac_secret: bytes | None = _parsed(None, _parse_secret)
     hmac_secret_previous: bytes | None = _parsed(None, _parse_secret)  # also accepted, while the secret is replaced
+    unsafe_hmac_secret: str = _parsed("", _parse_text)  # of any length; its tokens need no `exp`; only --insecure
     public_key: PublicKey | None = _parsed(None, _parse_public_key)  # noqa: RUF009 - it is `dataclasses.field`
     public_key_previous: PublicKey | None = _parsed(None, _parse_public_key)  # noqa: RUF009 - as above
     jwks_url: str = _parsed("", _parse_url)
@@ -99,7 +100,7 @@ class Auth:
     @property
     def has_keys(self) -> bool:
         """True if tokens can be verified."""
-        return self.hmac_secret is not None or self.public_key is not None or bool(self.jwks_url)
+        return any((self.hmac_secret, self.unsafe_hmac_secret, self.public_key, self.jwks_url))
 
     @property
     def is_configured(self) -> bool:
@@ -109,7 +110,8 @@ class Auth:
     def problems(self, *, has_connect_hook: bool = False) -> list[str]:
         """Return one text for each contradiction, with the remedy. has_connect_hook: [hooks.connect] has a URL."""
         found = []
-        keys = {"hmac_secret": self.hmac_secret, "public_key": self.public_key, "jwks_url": self.jwks_url}
+        names = ("hmac_secret", "unsafe_hmac_secret", "public_key", "jwks_url")
+        keys = {name: getattr(self, name) for name in names}
         written = [name for name, value in keys.items() if value]
         if len(written) > 1:
             found.append(f"[auth] {' and '.join(written)} are both set: keep one and remove the others")

@@ -101,6 +101,7 @@ class Public:
     drain_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
     sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # the script in SockJS's iframes
     protocols: tuple[str, ...] = _parsed(PROTOCOLS, list[str], parse_protocols)  # beside Snorky's own
+    centrifuge_personal_channels: bool = False  # Centrifuge clients are subscribed to "#IDENTITY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +202,11 @@ class Settings:
             found.append(
                 '[public] allowed_origins = ["*"] lets any web page connect with the access of its visitors: '
                 'name your origins (["https://app.example.org"]), or start with --insecure'
+            )
+        if not insecure and self.auth.unsafe_hmac_secret:
+            found.append(
+                "[auth] unsafe_hmac_secret accepts secrets that can be guessed and tokens that never expire: write "
+                "hmac_secret, or start with --insecure for a test suite"
             )
         if not self.private.has_key and not is_loopback(self.private.host):
             found.append(

@@ -10,6 +10,7 @@ from snorky.gateway.http.backend.door import refuse_pages
 from snorky.gateway.http.backend.routes import BackendHandler
 from snorky.gateway.http.demo.routes import demo_routes
 from snorky.gateway.http.health import ops_routes
+from snorky.gateway.http.protocols.centrifuge.websocket import CentrifugeHandler
 from snorky.gateway.http.protocols.raw.websocket import RawHandler
 from snorky.gateway.http.protocols.sse.handler import SSEHandler
 from snorky.gateway.http.sockjs import SockJSHandler
@@ -21,7 +22,11 @@ __all__ = ["private_app", "public_app"]
 
 BACKEND_MAX_BYTES: Final = 1 << 20  # one request: a batch of messages
 
-_PROTOCOLS: Final[Mapping[str, type[RawHandler] | type[SSEHandler]]] = {"raw": RawHandler, "sse": SSEHandler}
+_PROTOCOLS: Final[Mapping[str, type[CentrifugeHandler] | type[RawHandler] | type[SSEHandler]]] = {
+    "centrifuge": CentrifugeHandler,
+    "raw": RawHandler,
+    "sse": SSEHandler,
+}
 
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -55,7 +60,7 @@ def public_app(
     sockjs = sockjs or SockJSHandler(handler)
     app.add_routes([handler.route("/ws"), *sockjs.routes("/sockjs")])
     for name in handler.public.protocols:
-        app.add_routes(_PROTOCOLS[name](handler).routes(f"/{name}"))
+        app.add_routes(_PROTOCOLS[name](handler).routes())
     app.on_shutdown.append(sockjs.end)
     app.on_cleanup.append(sockjs.stop)
     if with_demo:

@@ -119,6 +119,8 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
     elif auth.hmac_secret is not None:
         old = auth.hmac_secret_previous
         yield Verifier(FixedKey(Key("HS256", auth.hmac_secret), Key("HS256", old) if old else None), auth)
+    elif auth.unsafe_hmac_secret:
+        yield Verifier(FixedKey(Key("HS256", auth.unsafe_hmac_secret.encode())), auth)
     else:
         yield None
 

@@ -26,7 +26,7 @@ from snorky.gateway.connection.connection import SERVER_SIDE, Connection
 from snorky.gateway.contracts.control import ControlOrder
 from snorky.gateway.contracts.subscriptions import StoredSubscription, SubscriptionStore
 from snorky.gateway.errors import AlreadySubscribed, BrokerUnavailable, InvalidToken, SnorkyError
-from snorky.gateway.protocol.codec import Json, channel_key, channel_of
+from snorky.gateway.protocol.codec import Json, channel_key, channel_name, channel_of
 
 __all__ = ["ServerSubscriptions", "SubscribesClients"]
 
@@ -168,6 +168,12 @@ class ServerSubscriptions:
         for task in self._subscribing.get(connection, {}).values():
             task.cancel()
         self._again.pop(connection, None)
+
+    def subscribe_by_token(self, connection: Connection, service: str, channels: Sequence[str]) -> None:
+        """Subscribe a connection to the channels that its token names; returns at once. Raises InvalidChannel."""
+        work = _Work()
+        for channel in channels:
+            self._begin(connection, StoredSubscription(service, channel_name(channel)), True, work)
 
     # -- for services ----------------------------------------------------------------------------------------------
 

@@ -108,7 +108,12 @@ class WebSocketHandler:
         if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be parsed as frames
             raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
         compression = self.public.compression and protocol_class.can_deflate
-        accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=compression)
+        accepted = upgrade(
+            request.headers,
+            allowed_origins=self._allowed_origins,
+            compression=compression,
+            subprotocols=protocol_class.subprotocols,
+        )
         entry = await enter(
             endpoint.node,
             endpoint.admission,

@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -22,10 +22,10 @@ from snorky.gateway.errors import SnorkyError
 from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.protocol.ws_frames import Dialect, dialect_for
 
-__all__ = ["HandshakeRefused", "Upgrade", "check_origin", "upgrade"]
+__all__ = ["SUBPROTOCOLS", "HandshakeRefused", "Upgrade", "check_origin", "upgrade"]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
-_SUBPROTOCOLS: Final = {"snorky.json": Encoding.JSON, "snorky.msgpack": Encoding.MSGPACK}
+SUBPROTOCOLS: Final = {"snorky.json": Encoding.JSON, "snorky.msgpack": Encoding.MSGPACK}
 # RFC 7692 7.1: only the window has a value, 8 to 15, optionally quoted
 _DEFLATE_PARAMETER: Final = re.compile(
     r'(server|client)_no_context_takeover|client_max_window_bits(\s*=\s*("?)([89]|1[0-5])\3)?'
@@ -62,8 +62,14 @@ class Upgrade:
     response: bytes
 
 
-def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: bool) -> Upgrade:
-    """Accept or refuse a handshake. Raises HandshakeRefused."""
+def upgrade(
+    headers: Headers,
+    *,
+    allowed_origins: Collection[str],
+    compression: bool,
+    subprotocols: Mapping[str, Encoding] = SUBPROTOCOLS,
+) -> Upgrade:
+    """Accept or refuse a handshake. subprotocols: of the endpoint. Raises HandshakeRefused."""
     # exactly one protocol: only then does aiohttp pass on the bytes that follow the request
     origin = next(iter(headers.getall("Origin", ())), None)
     if _tokens(headers, "Upgrade") != ["websocket"] or "upgrade" not in _tokens(headers, "Connection"):
@@ -78,7 +84,7 @@ def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: 
     if not _is_key(key):
         raise HandshakeRefused(400, "key", "Sec-WebSocket-Key must be 16 bytes in base64")
     check_origin(origin, headers.get("Host", ""), allowed_origins)
-    subprotocol, encoding = _subprotocol(_joined(headers, "Sec-WebSocket-Protocol"))
+    subprotocol, encoding = _subprotocol(_joined(headers, "Sec-WebSocket-Protocol"), subprotocols)
     deflate = compression and _offers_deflate(_joined(headers, "Sec-WebSocket-Extensions"))
     # RFC 6455 4.2.2: the SHA-1 shows that the server speaks WebSocket; it is not used for security
     accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
@@ -125,11 +131,11 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _subprotocol(offer: str) -> tuple[str | None, Encoding]:
+def _subprotocol(offer: str, known: Mapping[str, Encoding]) -> tuple[str | None, Encoding]:
     """Choose the client's first subprotocol that is supported; None and JSON if there is none."""
     for name in (each.strip() for each in offer.split(",")):
-        if name in _SUBPROTOCOLS:
-            return name, _SUBPROTOCOLS[name]
+        if name in known:
+            return name, known[name]
     return None, Encoding.JSON
 
 

@@ -14,7 +14,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
@@ -23,12 +23,14 @@ from snorky.gateway.auth.sessions import Session
 from snorky.gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
 from snorky.gateway.http.serving.accept_gate import AcceptGate
 from snorky.gateway.http.websocket.admission import Admission
+from snorky.gateway.http.websocket.handshake import SUBPROTOCOLS
 from snorky.gateway.http.websocket.masking import unmask
 from snorky.gateway.http.websocket.peer_progress import SilentPeer, read_sent
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.node import Node
 from snorky.gateway.presence.cluster_counts import Unit
+from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.protocol.ws_frames import (
     BINARY,
     CLOSE,
@@ -97,6 +99,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     transport_name = "websocket"
     can_deflate = True
+    subprotocols: Mapping[str, Encoding] = SUBPROTOCOLS
+    ping_frame: bytes = PING_FRAME
 
     def __init__(
         self,
@@ -235,12 +239,16 @@ class WebSocketProtocol(asyncio.Protocol):
     def close(self, code: int, reason: str) -> None:
         """Write a close frame after what was written, and abort if the peer takes too long to answer."""
         self._close_code = code
-        self._transport.write(close_frame(code, reason))
+        self._transport.write(self.close_frame(code, reason))
         self._set_full(False)
         self.resume_reading()  # for the peer's close frame
         self._endpoint.wheel.end_soon(self)
         if code == CloseCode.SLOW_CONSUMER:
             self._endpoint.node.metrics.slow_consumers_closed.inc()
+
+    def close_frame(self, code: int, reason: str) -> bytes:
+        """Encode the end of the connection; other protocols have other codes."""
+        return close_frame(code, reason)
 
     # -- Taker: processes what was read in small parts -----------------------------------------------------------
 
@@ -287,13 +295,13 @@ class WebSocketProtocol(asyncio.Protocol):
             self._silent = None
             self._acked_bytes = 0 if sent is None else sent.acked_bytes
             self._is_pong_due = True
-            self._connection.write(PING_FRAME)
+            self._connection.write(self.ping_frame)
             return
         if self._silent is None:
             self._silent = SilentPeer(self._acked_bytes)
         if self._silent.is_alive(sent, self._endpoint.wheel.interval_s, is_read=self._transport.is_reading()):
             self._is_pong_due = True
-            self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged
+            self._connection.write(self.ping_frame)  # if the line dies now, this stays unacknowledged
         else:
             self._endpoint.node.metrics.ping_timeouts.inc()
             self.abort()

@@ -136,7 +136,11 @@ def test_type_bounds_and_default_are_those_of_the_code(row: Row) -> None:
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.section}.{row.name}")
 def test_variable_sets_this_setting_and_no_other(row: Row) -> None:
     value = OTHER_VALUES.get(row.name) or OTHER_VALUES[row.type.split()[0]]
-    beside = {} if row.name in ("hmac_secret", "public_key", "jwks_url") else BESIDE.get(row.section, {})
+    beside = (
+        {}
+        if row.name in ("hmac_secret", "unsafe_hmac_secret", "public_key", "jwks_url")
+        else BESIDE.get(row.section, {})
+    )
     if row.name == "public_key_previous":
         beside = {"SNORKY_AUTH__PUBLIC_KEY": PEM}
     before, after = load(None, beside), load(None, {**beside, row.variable: value})

@@ -1,0 +1,58 @@
+"""The two forms of the protocol: JSON, one text a line, and Protocol Buffers. Pure.
+
+A message is an object. Payloads in it are `msgspec.Raw`: JSON that is already checked.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.http.protocols.centrifuge.protobuf import encode_reply, read_commands
+from snorky.gateway.protocol.codec import decode_json
+
+__all__ = ["FORMS", "Form", "payload_of"]
+
+_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """encode: a reply or push. read: the commands of a frame, each with its size; raises InvalidMessage.
+
+    between: what joins messages in a frame. ping: an empty message.
+    """
+
+    name: str
+    encode: Callable[[Mapping[str, Any]], bytes]
+    read: Callable[[bytes], Iterator[tuple[dict[str, Any], int]]]
+    between: bytes
+    ping: bytes
+
+    def join(self, messages: Iterable[bytes]) -> bytes:
+        """Join encoded messages for one frame."""
+        return self.between.join(messages)
+
+
+def payload_of(payload: bytes) -> msgspec.Raw:
+    """Return a payload for a message. payload: JSON; line breaks in it are only layout, and would end the message."""
+    if b"\n" in payload or b"\r" in payload:
+        payload = payload.translate(_BREAKS_TO_SPACES)
+    return msgspec.Raw(payload)
+
+
+def _read_lines(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:
+    for line in frame.split(b"\n"):
+        if line.strip():
+            value = decode_json(line)
+            if not isinstance(value, dict):
+                raise InvalidMessage("A command is an object")
+            yield value, len(line)
+
+
+FORMS: Final[Mapping[str, Form]] = {
+    "json": Form("json", msgspec.json.encode, _read_lines, b"\n", b"{}"),
+    "protobuf": Form("protobuf", encode_reply, read_commands, b"", b"\0"),
+}

@@ -1,0 +1,231 @@
+"""The binary form of Centrifuge messages: Protocol Buffers, for the few messages of this protocol. Pure.
+
+A message is an object, as in the JSON form; what Protocol Buffers leave out (zero, false, empty) is missing in it. Its
+fields are in a table: name -> (number, type). Types: "uint", "int", "bool", "text", "json" (bytes that are JSON), the
+name of a message, "*" and a name (repeated), "@" and a name (a map from texts to messages). What is JSON is decoded as
+`Verbatim`: these clients get back the bytes that they publish.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.codec import Verbatim, decode_json, encode_json
+
+__all__ = ["delimited", "encode_reply", "read_commands"]
+
+_Fields = Mapping[str, tuple[int, str]]
+
+_PUBLICATION: Final = {"data": (4, "json"), "offset": (6, "uint")}
+_INFO: Final = {"user": (1, "text"), "client": (2, "text")}
+_TTL: Final = {"expires": (1, "bool"), "ttl": (2, "uint")}
+_ABOUT: Final = {"client": (1, "text"), "version": (2, "text"), "expires": (3, "bool"), "ttl": (4, "uint")}
+_CHANNEL: Final = {"channel": (1, "text")}
+_TOKEN: Final = {"token": (1, "text")}
+_POSITION: Final = {"offset": (1, "uint"), "epoch": (2, "text")}
+_MESSAGES: Final[Mapping[str, _Fields]] = {
+    "Reply": {
+        "id": (1, "uint"),
+        "error": (2, "Error"),
+        "push": (4, "Push"),
+        "connect": (5, "ConnectResult"),
+        "subscribe": (6, "SubscribeResult"),
+        "unsubscribe": (7, "Nothing"),
+        "publish": (8, "Nothing"),
+        "presence": (9, "PresenceResult"),
+        "presence_stats": (10, "PresenceStatsResult"),
+        "history": (11, "HistoryResult"),
+        "ping": (12, "Nothing"),
+        "rpc": (13, "RpcResult"),
+        "refresh": (14, "RefreshResult"),
+        "sub_refresh": (15, "SubRefreshResult"),
+    },
+    "Error": {"code": (1, "uint"), "message": (2, "text"), "temporary": (3, "bool")},
+    "Push": {
+        "channel": (2, "text"),
+        "pub": (4, "Publication"),
+        "join": (5, "Change"),
+        "leave": (6, "Change"),
+        "unsubscribe": (7, "Unsubscribe"),
+        "subscribe": (9, "Subscribe"),
+    },
+    "Publication": _PUBLICATION,
+    "ClientInfo": _INFO,
+    "Change": {"info": (1, "ClientInfo")},
+    "Unsubscribe": {"code": (2, "uint"), "reason": (3, "text")},
+    "Subscribe": {
+        "recoverable": (1, "bool"),
+        "epoch": (4, "text"),
+        "offset": (5, "uint"),
+        "positioned": (6, "bool"),
+    },
+    "ConnectResult": {
+        **_ABOUT,
+        "ping": (7, "uint"),
+        "pong": (8, "bool"),
+        "session": (9, "text"),
+        "node": (10, "text"),
+    },
+    "RefreshResult": _ABOUT,
+    "SubRefreshResult": _TTL,
+    "SubscribeResult": {
+        **_TTL,
+        "recoverable": (3, "bool"),
+        "epoch": (6, "text"),
+        "publications": (7, "*Publication"),
+        "recovered": (8, "bool"),
+        "offset": (9, "uint"),
+        "positioned": (10, "bool"),
+        "was_recovering": (12, "bool"),
+    },
+    "Nothing": {},
+    "PresenceResult": {"presence": (1, "@ClientInfo")},
+    "PresenceStatsResult": {"num_clients": (1, "uint"), "num_users": (2, "uint")},
+    "HistoryResult": {"publications": (1, "*Publication"), "epoch": (2, "text"), "offset": (3, "uint")},
+    "RpcResult": {"data": (1, "json")},
+    "Command": {
+        "id": (1, "uint"),
+        "connect": (4, "Token"),
+        "subscribe": (5, "SubscribeRequest"),
+        "unsubscribe": (6, "Channel"),
+        "publish": (7, "PublishRequest"),
+        "presence": (8, "Channel"),
+        "presence_stats": (9, "Channel"),
+        "history": (10, "HistoryRequest"),
+        "ping": (11, "Nothing"),
+        "send": (12, "Nothing"),
+        "rpc": (13, "RpcRequest"),
+        "refresh": (14, "Token"),
+        "sub_refresh": (15, "SubRefreshRequest"),
+    },
+    "Token": _TOKEN,
+    "Channel": _CHANNEL,
+    "SubscribeRequest": {
+        "channel": (1, "text"),
+        "token": (2, "text"),
+        "recover": (3, "bool"),
+        "epoch": (6, "text"),
+        "offset": (7, "uint"),
+        "flag": (14, "int"),
+    },
+    "PublishRequest": {"channel": (1, "text"), "data": (2, "json")},
+    "HistoryRequest": {"channel": (1, "text"), "limit": (7, "int"), "since": (8, "Position"), "reverse": (9, "bool")},
+    "Position": _POSITION,
+    "RpcRequest": {"data": (1, "json"), "method": (2, "text")},
+    "SubRefreshRequest": {"channel": (1, "text"), "token": (2, "text")},
+}
+_BY_NUMBER: Final = {
+    name: {number: (field, kind) for field, (number, kind) in fields.items()} for name, fields in _MESSAGES.items()
+}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT_MAX_BYTES: Final = 10
+
+
+def encode_reply(reply: Mapping[str, Any]) -> bytes:
+    """Encode a reply, with its length in front."""
+    return delimited(_encode("Reply", reply))
+
+
+def delimited(data: bytes) -> bytes:
+    """Write the length of bytes in front of them."""
+    return _varint(len(data)) + data
+
+
+def read_commands(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:
+    """Decode the commands of a frame, each with its size in bytes. Raises InvalidMessage, after those before it."""
+    at = 0
+    while at < len(frame):
+        size, at = _read_varint(frame, at)
+        if size > len(frame) - at:
+            raise InvalidMessage("A message is cut")
+        yield _decode("Command", frame[at : at + size]), size
+        at += size
+
+
+def _encode(name: str, message: Mapping[str, Any]) -> bytes:
+    found: list[bytes] = []
+    fields = _MESSAGES[name]
+    for field, value in message.items():
+        number, kind = fields[field]
+        if kind in ("uint", "int", "bool"):
+            if value:
+                found.append(_varint(number << 3 | _VARINT) + _varint(int(value)))
+        elif kind == "text":
+            if value:
+                found.append(_tagged(number, value.encode()))
+        elif kind == "json":
+            found.append(_tagged(number, bytes(value) if isinstance(value, msgspec.Raw) else encode_json(value)))
+        elif kind[0] == "*":
+            found.extend(_tagged(number, _encode(kind[1:], each)) for each in value)
+        elif kind[0] == "@":
+            for key, each in value.items():
+                entry = _tagged(1, key.encode()) + _tagged(2, _encode(kind[1:], each))
+                found.append(_tagged(number, entry))
+        else:
+            found.append(_tagged(number, _encode(kind, value)))
+    return b"".join(found)
+
+
+def _tagged(number: int, data: bytes) -> bytes:
+    return _varint(number << 3 | _BYTES) + delimited(data)
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def _decode(name: str, data: bytes) -> dict[str, Any]:
+    """Decode a message. Fields that its table lacks are ignored. Raises InvalidMessage."""
+    found: dict[str, Any] = {}
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        value, at = _read_value(data, at, tag & 7)
+        field, kind = _BY_NUMBER[name].get(tag >> 3, ("", ""))
+        if not field:
+            continue
+        if isinstance(value, int) is not (kind in ("uint", "int", "bool")):
+            raise InvalidMessage("A field has another type")
+        found[field] = _value_of(kind, value)
+    return found
+
+
+def _value_of(kind: str, value: int | bytes) -> Any:
+    if isinstance(value, int):
+        return bool(value) if kind == "bool" else value - (1 << 64) if kind == "int" and value >> 63 else value
+    if kind == "text":
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise InvalidMessage("Invalid UTF-8") from None
+    return Verbatim(decode_json(value), value) if kind == "json" else _decode(kind, value)
+
+
+def _read_value(data: bytes, at: int, wire_type: int) -> tuple[int | bytes, int]:
+    if wire_type == _VARINT:
+        return _read_varint(data, at)
+    if wire_type == _BYTES:
+        size, at = _read_varint(data, at)
+    elif wire_type in (_FIXED64, _FIXED32):
+        size = 8 if wire_type == _FIXED64 else 4
+    else:
+        raise InvalidMessage("Unknown wire type")
+    if size > len(data) - at:
+        raise InvalidMessage("A message is cut")
+    return data[at : at + size], at + size
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for index, byte in enumerate(data[at : at + _VARINT_MAX_BYTES]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value & (1 << 64) - 1, at + index + 1
+    raise InvalidMessage("A number is cut, or too long")

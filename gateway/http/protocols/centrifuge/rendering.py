@@ -1,0 +1,68 @@
+"""Pushes of the Centrifuge protocol: what many clients of a channel receive. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, payload_of
+from snorky.gateway.protocol.codec import Encoding, Json
+from snorky.gateway.protocol.publication import Change, Position
+from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect, binary_frame, text_frame
+
+__all__ = ["DIALECTS", "client_info", "pub", "push"]
+
+_GAP: Final = {"code": 2500, "reason": "insufficient state"}  # clients then subscribe again
+
+
+def push(channel: Json, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Build a push. kind: e.g. "pub"."""
+    return {"push": {"channel": channel, kind: content}}
+
+
+def pub(payload: bytes, offset: int | None) -> dict[str, Any]:
+    """Build a publication. payload: JSON. offset: None = it has none."""
+    return {"data": payload_of(payload)} | ({} if offset is None else {"offset": offset})
+
+
+def client_info(identity: str | None, connection_id: str) -> dict[str, str]:
+    """Build the description of a client. identity: None or the connection's id = it has none."""
+    return {"user": "" if identity is None or identity == connection_id else identity, "client": connection_id}
+
+
+class _PushRendering:
+    """Encodes pushes."""
+
+    follows_connections = True
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+
+    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
+        """See `Rendering`."""
+        offset = None if position is None else position.offset
+        return self._form.encode(push(_name(channel), "pub", pub(payload, offset)))
+
+    def change(self, channel: Json, change: Change) -> bytes | None:
+        """See `Rendering`."""
+        if change.kind == "=":
+            return None
+        kind = "join" if change.kind == "+" else "leave"
+        info = client_info(change.identity, change.connection_id)
+        return self._form.encode(push(_name(channel), kind, {"info": info}))
+
+    def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
+        """See `Rendering`."""
+        message = envelope["message"]
+        if not isinstance(message, dict) or message.get("type") != "gap":
+            return None
+        return self._form.encode(push(_name(message["channel"]), "unsubscribe", _GAP))
+
+
+def _name(channel: Json) -> str:
+    """Return the name of a channel. Clients of this protocol subscribe only to names that are texts."""
+    return channel if isinstance(channel, str) else ""
+
+
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    "json": Dialect("json", Encoding.JSON, TEXT, text_frame, rendering=_PushRendering(FORMS["json"])),
+    "protobuf": Dialect("protobuf", Encoding.JSON, BINARY, binary_frame, rendering=_PushRendering(FORMS["protobuf"])),
+}

@@ -1,0 +1,56 @@
+"""Replies of the Centrifuge protocol, from the responses and notifications of Snorky's services. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snorky.gateway.http.protocols.centrifuge.commands import Call
+from snorky.gateway.http.protocols.centrifuge.rendering import client_info, pub
+
+__all__ = ["history", "place", "presence", "publications", "stats", "subscribed", "tokens_end"]
+
+
+def subscribed(data: Any, call: Call) -> dict[str, Any]:
+    """Build the result of `subscribe`. data: of the response."""
+    found = data if isinstance(data, dict) else {}
+    fields = place(found)
+    if call.since is not None:
+        fields |= {"was_recovering": True, "recovered": bool(found.get("recovered"))}
+        if found.get("recovered"):
+            fields |= {"offset": call.since, "publications": publications(found.get("messages", ()))}
+    return fields | tokens_end(found)
+
+
+def place(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the fields that say where a subscription begins; none if the channel has no history."""
+    if data.get("position") is None:
+        return {}
+    epoch, offset, _ = data["position"].split(":")
+    return {"recoverable": True, "positioned": True, "epoch": epoch, "offset": int(offset)}
+
+
+def history(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the result of `history`."""
+    epoch, offset, _ = data["position"].split(":")
+    return {"publications": publications(data["messages"]), "epoch": epoch, "offset": int(offset)}
+
+
+def presence(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the result of `presence`."""
+    found = {each["connection"]: client_info(each["identity"], each["connection"]) for each in data["connections"]}
+    return {"presence": found}
+
+
+def stats(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the result of `presence_stats`."""
+    return {"num_clients": data["connections"], "num_users": data["members"]}
+
+
+def tokens_end(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the fields that say when a token expires; none if there is no token, or it does not expire."""
+    seconds = data.get("expiresInS")
+    return {} if seconds is None else {"expires": True, "ttl": max(1, seconds)}
+
+
+def publications(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Build publications. Tombstones are left out: the clients bear offsets that jump."""
+    return [pub(each["message"], each.get("offset")) for each in messages if not each.get("tombstone")]
