@@ -238,8 +238,11 @@ class CentrifugeWebSocket(WebSocketProtocol):
         """Return the channels that the server subscribes the client to."""
         connection, claims = self._connection, self._connection.claims
         personal = [f"#{connection.identity}"] if self._has_personal_channel and connection.identity else []
-        named = [*_texts(claims.get("channels")), *_texts(claims.get("subs"))]
-        return list(dict.fromkeys((*personal, *named)))[: self._endpoint.node.limits.channels_per_connection]
+        listed, described = claims.get("channels"), claims.get("subs")  # an object `channels` is about permissions
+        named = [*(listed if isinstance(listed, list) else ()), *(described if isinstance(described, dict) else ())]
+        return list(dict.fromkeys((*personal, *filter(_is_channel, named))))[
+            : self._endpoint.node.limits.channels_per_connection
+        ]
 
     def _about(self, data: Mapping[str, Any]) -> dict[str, Json]:
         return {"client": self._connection.id, "version": f"snorky {__version__}", **replies.tokens_end(data)}
@@ -290,16 +293,10 @@ def _reply(number: int, kind: str, content: Mapping[str, Any]) -> dict[str, Any]
     return {"id": number, kind: content}
 
 
-def _texts(claim: Any) -> list[str]:
-    """Return the names of channels in a claim, a list or an object by channel; what is no valid name is ignored."""
-    if not isinstance(claim, (list, dict)):
-        return []
-    return [each for each in claim if isinstance(each, str) and each and _is_channel(each)]
-
-
-def _is_channel(name: str) -> bool:
+def _is_channel(name: Any) -> bool:
+    """Return True if a claim names a channel that clients of this protocol can have."""
     try:
-        return bool(channel_name(name))
+        return isinstance(name, str) and bool(name) and bool(channel_name(name))
     except InvalidChannel:
         return False
 
