@@ -136,6 +136,7 @@ class Node:
         self._auth.on_other_claims = self.recheck
         self._hub.on_removed = self.cluster_limits.counts.leave_channel
         self._fanout.before_delivery = self._auth.grants.catch_up
+        self._fanout.end_at_gap = self._notices.end_at_gap
         self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}

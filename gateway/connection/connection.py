@@ -187,7 +187,8 @@ class Connection:
         if dialect.rendering is None or self.frontend is None:
             encoded = compound.encode(envelope, dialect.encoding)
             return b"".join(map(dialect.frame, (encoded, *compound.followers(envelope["service"], dialect.encoding))))
-        followers = map(dialect.frame, compound.foreign_followers(dialect.rendering))
+        has_service = dialect.serves(envelope["service"])
+        followers = map(dialect.frame, compound.foreign_followers(dialect.rendering) if has_service else ())
         return b"".join((self._translated(compound.resolve(envelope)), *followers))
 
     def write_reply(self, frame: bytes) -> None:

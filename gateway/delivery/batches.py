@@ -83,7 +83,7 @@ class BatchEncoder:
         self._line_up(channel, channel.positioned, render, selector, event)
 
     def notice(self, channel: Channel, message: dict[str, Json]) -> None:
-        """Queue a whole envelope for all subscribers with positions."""
+        """Queue a gap notice for all subscribers with positions."""
         self._line_up(channel, channel.positioned, lambda dialect: _encoded(message, dialect))
 
     def _line_up(
@@ -101,11 +101,12 @@ class BatchEncoder:
         if event is not None and event.change is not None:  # for renderings that follow connections
             others = Selector(not_connection=event.change.connection_id)  # a client's own join comes with its reply
             every = channel.audience(others, event, monotonic())
+        service = channel.key.partition(":")[0]
         rendered: dict[Encoding | Rendering, list[bytes]] = {}
         for dialect, group in groups.items():
             wanted = every if dialect.follows_connections and event is not None else chooses
             connections = tuple(group if wanted is None else filter(wanted, group))
-            if not connections:
+            if not connections or not dialect.serves(service):
                 continue
             form = dialect.rendering or dialect.encoding
             messages = rendered.get(form)

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import structlog
 
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
 from snorky.gateway.delivery.hub import Channel, Hub, RosterEvent
@@ -103,6 +104,9 @@ class Fanout:
         self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done)
         self._batches = BatchEncoder(hub, self._write_queue, metrics)
         self.before_delivery: Callable[[], object] = lambda: None  # set by the node
+        self.end_at_gap: Callable[[Connection, str], object] = lambda _connection, _key: (
+            None
+        )  # likewise; must not raise
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
@@ -365,5 +369,10 @@ class Fanout:
         except Exception:  # as in `_hand`
             _log.exception("listener failed")
         channel = self._hub.get(key)
-        if channel is not None and channel.gap is not None:
-            self._batches.notice(channel, channel.gap(position))
+        if channel is None or channel.gap is None:
+            return
+        for dialect, group in tuple(channel.positioned.items()):
+            if dialect.rendering is not None and not dialect.rendering.bears_gaps:
+                for connection in tuple(group):
+                    self.end_at_gap(connection, key)
+        self._batches.notice(channel, channel.gap(position))

@@ -19,11 +19,19 @@ __all__ = ["Frontend", "Rendering"]
 class Rendering(Protocol):
     """Encodes messages to many clients, without framing. Must not raise. Each method may return None: send nothing.
 
-    follows_connections: its clients get `change` for each connection that joins or leaves, their own included, instead
-    of the services' notices of identities.
+    service: the only one whose channels its clients have; None = of any service. follows_connections: they get `change`
+    for each connection that joins or leaves, instead of the services' notices of identities. bears_gaps: they get
+    a notice if publications are missing; else their subscription ends.
     """
 
-    follows_connections: bool
+    @property
+    def service(self) -> str | None: ...
+
+    @property
+    def follows_connections(self) -> bool: ...
+
+    @property
+    def bears_gaps(self) -> bool: ...
 
     def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
         """Encode a publication. payload: JSON, already checked. position: None if the channel has none."""
@@ -36,9 +44,10 @@ class Rendering(Protocol):
 
 
 class Frontend(Protocol):
-    """Translates what services send to one client. accepts_orders: backends can subscribe it to channels."""
+    """Translates what services send to one client."""
 
-    accepts_orders: bool
+    def accepts_order(self, channel: Json) -> bool:
+        """Return True if the backend can subscribe the client to a channel now."""
 
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         """Encode a message, without framing; None = send nothing. Must not raise.

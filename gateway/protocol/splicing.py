@@ -198,7 +198,7 @@ class Compound:
         return [_render(template, each, encoding) for each in self._followers]
 
     def foreign_followers(self, rendering: Rendering) -> list[bytes]:
-        """Encode the notifications that follow the message for a foreign protocol."""
+        """Encode the notifications that follow the message for a foreign protocol that has the service."""
         known = [each for each in self._followers if not each.is_tombstone]
         found = [rendering.publication(self._channel, each.payload, each.position) for each in known]
         return [each for each in found if each is not None]

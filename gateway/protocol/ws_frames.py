@@ -125,6 +125,10 @@ class Dialect:
         """See `Rendering.follows_connections`."""
         return self.rendering is not None and self.rendering.follows_connections
 
+    def serves(self, service: str) -> bool:
+        """True if clients have channels of this service. See `Rendering.service`."""
+        return self.rendering is None or self.rendering.service in (None, service)
+
     def encode_notice(self, envelope: dict[str, Any]) -> bytes | None:
         """Encode a message to many clients, without framing; None: this protocol sends nothing. Raises InvalidMessage.
 

@@ -1,11 +1,13 @@
-"""Notices: the presence events of rosters, in the form that each service of this node gives them."""
+"""Notices: what this node tells subscribers by itself, in each service's form: presence events, gaps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
+from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
+from snorky.gateway.errors import CloseCode
 from snorky.gateway.presence.ownership import Notice, encode_notice
 from snorky.gateway.presence.roster_view import Difference, change_of
 from snorky.gateway.protocol.codec import channel_of
@@ -36,6 +38,23 @@ class Notices:
         if found is None:
             return None
         return found.roster_notice(channel, member, has_joined=has_joined, is_identity=is_identity)
+
+    def end_at_gap(self, connection: Connection, key: str) -> None:
+        """End a subscription of a protocol that bears no gaps. key: of the channel.
+
+        The client subscribes again, and is told what it could not recover; it must receive nothing before. It cannot
+        do that with a server-side subscription, so its connection ends.
+        """
+        name, _, channel = key.partition(":")
+        service = self._find_service(name)
+        try:
+            if service is None or service.is_server_side(connection, channel_of(channel)):
+                connection.close(CloseCode.RESYNC, "Messages are missing")
+            else:
+                service.end_subscription(connection, channel_of(channel), "gap", "Messages are missing")
+        except Exception:  # a service's code: other clients must still be notified
+            _log.exception("subscription not ended; closing the connection", key=key)
+            connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
 
     def of_differences(self, roster: str, differences: Sequence[Difference]) -> list[bytes]:
         """Make publications for missed notices, in the same form as the originals."""

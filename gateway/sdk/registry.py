@@ -165,7 +165,7 @@ class ServiceRegistry:
 
     def accept(self, connection: Connection, envelope: Envelope, size: int) -> None:
         """Process one decoded message of a client, within its limits. size: bytes as received."""
-        if not self._may_send(connection, envelope, size):
+        if not self.admits(connection, envelope, size):
             return
         if (inbox := self._inboxes.get(connection)) is not None:
             inbox.append(envelope, size)
@@ -229,8 +229,11 @@ class ServiceRegistry:
             self.cluster.auth.refusals.note_command(error.code, connection, envelope.service)
         send_error(connection, envelope.service, error, call_id_of(envelope.message))
 
-    def _may_send(self, connection: Connection, envelope: Envelope, size: int) -> bool:
-        """Take a token; if there is none, reply with the wait, and close a client that ignores it."""
+    def admits(self, connection: Connection, envelope: Envelope, size: int) -> bool:
+        """Count a message against the client's limits; False: it replies with the wait, or closes the client.
+
+        `accept` calls it; other protocols call it for messages that they answer themselves.
+        """
         limiter = self._limiter(connection)
         if limiter is None or not (wait_ms := limiter.take(size)):
             return True

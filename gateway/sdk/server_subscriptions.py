@@ -13,7 +13,7 @@ Rules:
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, runtime_checkable
@@ -169,11 +169,20 @@ class ServerSubscriptions:
             task.cancel()
         self._again.pop(connection, None)
 
-    def subscribe_by_token(self, connection: Connection, service: str, channels: Sequence[str]) -> None:
-        """Subscribe a connection to the channels that its token names; returns at once. Raises InvalidChannel."""
+    async def subscribe_by_token(
+        self, connection: Connection, service: str, channels: Mapping[str, bool | str]
+    ) -> None:
+        """Subscribe a connection to the channels that its token names; returns when that is done, or has failed.
+
+        channels: with the position to recover from, or True. Raises InvalidChannel.
+        """
         work = _Work()
-        for channel in channels:
-            self._begin(connection, StoredSubscription(service, channel_name(channel)), True, work)
+        tasks = [
+            self._begin(connection, StoredSubscription(service, channel_name(channel)), recover, work)
+            for channel, recover in channels.items()
+        ]
+        for task in tasks:
+            await _result(task)
 
     # -- for services ----------------------------------------------------------------------------------------------
 
@@ -235,7 +244,8 @@ class ServerSubscriptions:
         key = f"{wanted.service}:{wanted.channel}"
         if connection.is_closed or any(_ends(each, connection, wanted.service, wanted.channel) for each in work.ended):
             return False
-        if connection.frontend is not None and not connection.frontend.accepts_orders:
+        frontend = connection.frontend
+        if frontend is not None and not frontend.accepts_order(channel_of(wanted.channel)):
             return False
         before = self._subscribing.get(connection, {}).get(key)
         if before is not None and not before.cancelling():

@@ -204,7 +204,8 @@ class Service(ABC):
         """End a client's subscription to a channel, its roster entries included. False = it had none.
 
         The client is sent {"type": "unsubscribed", "channel", "code", "reason"}, and then nothing more of the channel.
-        code: "expired", "revoked", "not_authorized" or "unsubscribed". reason: for people. Raises InvalidChannel.
+        code: "expired", "revoked", "not_authorized", "unsubscribed"; "gap" for foreign protocols. reason: for people.
+        Raises InvalidChannel.
         """
         if not self.cut_subscription(connection, channel):
             return False

@@ -130,7 +130,7 @@ class PubSubService(HistoryCommands):
         """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
         once = once_of(key, request.connection)
         value = message.value if isinstance(message, Verbatim) else message
-        self._demand_publish(request, channel, value, once)
+        self._demand_publish(request, channel, message, once)
         verdict = self.can_publish(request, channel, value)
         if inspect.isawaitable(verdict) or "publish" in self.asks_backend:
             return self._publish_when(verdict, request.connection, channel, message, once)

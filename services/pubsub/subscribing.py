@@ -84,7 +84,11 @@ class Subscribing(PresenceCommands):
                     shape, since = self.notification(channel), await self.located(channel, since)
                     recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
                     return recovered(recovery, channel, shape)
-                await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)
+                if connection.frontend is None:
+                    await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)
+                else:  # held, so that the reply comes first
+                    async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):
+                        pass
             except BaseException:
                 if is_again and rule.presence:
                     self.rosters.leave_soon(connection, channel)

@@ -15,7 +15,9 @@ from snorky.client import AsyncSnorkyBackend, SnorkyHTTPTransport
 from snorky.client.aio import Publisher
 from snorky.client.control import AsyncControl
 from snorky.gateway.http.protocols.centrifuge import websocket
+from tests.support.clients.any_protocol import DEADLINE_S
 from tests.support.clients.centrifuge import CentrifugeClient, CommandFailed, connected, dialled
+from tests.support.processes.tools import eventually
 from tests.support.scenarios.protocol_nodes import CHANNEL, Nodes, token_of
 from tests.support.scenarios.tokens import SECRET
 
@@ -85,16 +87,34 @@ async def test_reply_to_connect_says_who_and_for_how_long(url: str) -> None:
         '{"id":1,"connect":[]}',
         '{"connect":{}}',
         '{"id":1,"connect":{}}\n{"id":2,"connect":{}}',
-        '{"id":1,"connect":{}}\n{"id":2,"subscribe":{}}',
-        '{"id":1,"connect":{}}\n{"id":2,"publish":{"channel":"a"}}',
-        '{"id":1,"connect":{}}\n{"id":2,"history":{"channel":"a","limit":"1"}}',
-        '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"a","recover":true,"offset":-1}}',
+        '{"id":1,"connect":{"token":7}}',
+        '{"id":1,"connect":{"subs":{"a":{"recover":true,"offset":-1}}}}',
     ],
 )
 async def test_frame_that_is_no_command_here_closes_the_connection(url: str, frame: str) -> None:
     async with dialled(url) as client:
         await client.send_text(frame)
         assert await client.ended() == (3501, "bad request")
+
+
+async def test_command_with_bad_parameters_gets_an_error_and_too_many_end_the_connection(nodes: Nodes) -> None:
+    url = await nodes.start(**ENV, SNORKY_LIMITS__CLIENT_ERRORS_PER_MINUTE="9")
+    async with connected(url) as client:
+        for method, params in (
+            ("subscribe", {}),
+            ("subscribe", {"channel": "x" * 256}),
+            ("subscribe", {"channel": "a", "recover": True, "offset": -1}),
+            ("publish", {"channel": "a"}),
+            ("history", {"channel": "a", "limit": "1"}),
+            ("history", {"channel": "a", "since": {"offset": 2**60}}),
+            ("rpc", {"method": "chat.join", "data": "no object"}),
+        ):
+            with pytest.raises(CommandFailed) as failed:
+                await client.call(method, **params)
+            assert failed.value.code == 107, (method, params)
+        for number in range(100, 120):
+            await client.send({"id": number, "publish": {}})
+        assert (await client.ended())[0] == 3509
 
 
 async def test_client_that_does_not_connect_is_stale(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +134,29 @@ async def test_ping_is_an_empty_reply_and_its_pong_an_empty_command(nodes: Nodes
             await client.send_text("{}")
         await client.call("ping")
         assert (await silent.ended())[0] == 1006, "a client that does not answer pings has gone"
+
+
+@pytest.mark.parametrize(
+    ("commands", "limit"),
+    [([{"ping": {}}], "MESSAGES"), ([{"rpc": {"method": "x"}}], "MESSAGES"), ([], "FRAMES")],
+)
+async def test_what_no_service_takes_counts_too(nodes: Nodes, commands: list[Any], limit: str) -> None:
+    url = await nodes.start(**ENV, **{f"SNORKY_LIMITS__{limit}_PER_S": "1", "SNORKY_LIMITS__MESSAGES_BURST": "5"})
+    async with connected(url) as client:
+        for number in range(100):
+            await client.send(*({"id": number + 2, **each} for each in commands))
+        assert (await client.ended())[0] == 3504
+
+
+async def test_channels_of_other_services_are_not_heard(nodes: Nodes, url: str) -> None:
+    async with connected(url, token_of("ann")) as client, connected(url, token_of("bob")) as other:
+        await client.call("subscribe", channel="news")
+        for each in (client, other):
+            await each.call("rpc", method="chat.join", data={"channel": "news"})
+        await other.call("rpc", method="chat.send", data={"channel": "news", "body": "of the chat"})
+        await other.call("publish", channel="news", data="of pub/sub")
+        assert await client.push("news", "pub") == {"data": "of pub/sub"}
+        assert client.heard == []
 
 
 async def test_send_has_no_receiver(url: str) -> None:
@@ -212,31 +255,73 @@ async def test_recovery_by_epoch_and_offset_or_by_offset_alone(nodes: Nodes, url
         await nodes.until_subscribed(1)
 
 
-async def test_client_whose_channel_has_a_gap_subscribes_again(nodes: Nodes, url: str) -> None:
+async def lose(nodes: Nodes, channel: str) -> None:
+    """Let the first node miss a publication that the history no longer has."""
+    node = nodes.gateways[0].node
+    deliver, node._fanout.deliver = node._fanout.deliver, lambda batch: None  # type: ignore[method-assign]
+    async with Publisher(nodes.redis_url) as publisher:
+        await publisher.publish(channel, "lost")
+        await node.channels.remove_history("pubsub", channel)
+        await asyncio.sleep(0.2)
+        node._fanout.deliver = deliver  # type: ignore[method-assign]
+        await publisher.publish(channel, "kept")
+
+
+async def test_subscription_ends_at_a_gap_and_the_next_one_says_so(nodes: Nodes, url: str) -> None:
     async with connected(url) as client:
         begun = await client.call("subscribe", channel=CHANNEL)
-        with pytest.raises(CommandFailed) as failed:
-            await client.call("subscribe", channel=CHANNEL)
-        assert failed.value.code == 105
-        node = nodes.gateways[0].node
-        key = f"pubsub:{CHANNEL}"
-        assert node._repair is not None
-        order = node._repair._followed[key].order
-        await client.call("publish", channel=CHANNEL, data=1)
+        await client.call("publish", channel=CHANNEL, data="first")
         await client.push(CHANNEL, "pub")
-        await node.channels.remove_history("pubsub", CHANNEL)
-        node.on_publications({})
-        order._tags[-1] = "another"  # as if the node had received what Redis no longer has
-        assert order.last is not None
-        order.last = type(order.last)(order.last.epoch, 0, "another")
-        order.want_fill()
-        node._repair._fill_if_wanted(key, node._repair._followed[key])
+        await lose(nodes, CHANNEL)
         assert (await client.push(CHANNEL, "unsubscribe"))["code"] == 2500
-        again = await client.call("subscribe", channel=CHANNEL, recover=True, epoch=begun["epoch"], offset=0)
-        assert (again["recovered"], again["offset"]) == (False, 1)
-        await client.call("publish", channel=CHANNEL, data=2)
-        assert await client.push(CHANNEL, "pub") == {"data": 2, "offset": 2}
-        await nodes.until_subscribed(1)
+        await client.call("publish", channel=CHANNEL, data="behind the gap")
+        await nodes.until_subscribed(0)
+        assert client.heard == [], "a later message would hide the gap"
+        again = await client.call("subscribe", channel=CHANNEL, recover=True, epoch=begun["epoch"], offset=1)
+        assert (again["recovered"], again["offset"]) == (False, 4)
+        await client.call("publish", channel=CHANNEL, data="after it")
+        assert await client.push(CHANNEL, "pub") == {"data": "after it", "offset": 5}
+
+
+async def test_connection_ends_at_a_gap_of_a_subscription_by_the_server(nodes: Nodes, url: str) -> None:
+    async with connected(url, token("ann", channels=[CHANNEL])) as client, connected(url) as other:
+        await other.call("publish", channel=CHANNEL, data="first")
+        await client.push(CHANNEL, "pub")
+        await lose(nodes, CHANNEL)
+        assert (await client.ended())[0] == 3010
+        assert client.heard == []
+
+
+@pytest.mark.parametrize("recover", [{}, {"recover": True}])
+async def test_second_subscription_is_refused(url: str, recover: Any) -> None:
+    async with connected(url, token("ann", channels=["by-token:a"])) as client:
+        await client.call("subscribe", channel=CHANNEL)
+        for channel in (CHANNEL, "by-token:a"):
+            with pytest.raises(CommandFailed) as failed:
+                await client.call("subscribe", channel=channel, **recover)
+            assert failed.value.code == 105
+
+
+async def test_reply_comes_before_what_its_channel_receives(nodes: Nodes, url: str) -> None:
+    async with connected(url) as client, connected(url) as other, Publisher(nodes.redis_url) as publisher:
+        await other.call("subscribe", channel="busy")
+
+        async def publish() -> None:
+            while True:
+                await publisher.publish("busy", 1)
+
+        publishing = asyncio.create_task(publish())
+        for number in range(10, 40):
+            await client.send({"id": number, "subscribe": {"channel": "busy"}})
+            heard: list[Any] = []
+            while not heard:
+                await client._hear()
+                heard, client.heard = client.heard, []
+            assert heard[0].get("id") == number, heard
+            await client.push("busy", "pub")
+            await client.call("unsubscribe", channel="busy")
+            client.heard.clear()
+        publishing.cancel()
 
 
 async def test_history_is_paged_in_both_directions(url: str) -> None:
@@ -256,6 +341,7 @@ async def test_history_is_paged_in_both_directions(url: str) -> None:
         assert await page(limit=2, since={"epoch": epoch, "offset": 2}) == [3, 4]
         assert await page(limit=2, reverse=True) == [7, 6]
         assert await page(limit=3, reverse=True, since={"epoch": epoch, "offset": 3}) == [2, 1]
+        assert await page(limit=3, reverse=True, since={}) == []
         with pytest.raises(CommandFailed) as failed:
             await page(limit=1, since={"epoch": "another", "offset": 1})
         assert failed.value.code == 112
@@ -295,6 +381,12 @@ async def test_joins_that_a_node_missed_are_told_by_connection(nodes: Nodes, url
         await first.call("subscribe", channel=TOLD)
         await first.push(TOLD, "join")
         node = nodes.gateways[0].node
+
+        async def is_counted() -> bool:
+            assert node._roster_sync is not None
+            return node._roster_sync._followed[f"pubsub:{TOLD}"].version is not None
+
+        await eventually(is_counted, within_s=DEADLINE_S, what="the node knows the members")
         deliver, node._fanout.deliver = node._fanout.deliver, lambda batch: None  # type: ignore[method-assign]
         await second.call("subscribe", channel=TOLD)
         await asyncio.sleep(0.2)
@@ -308,21 +400,66 @@ async def test_joins_that_a_node_missed_are_told_by_connection(nodes: Nodes, url
 
 @pytest.mark.parametrize(
     "claims",
-    [{"channels": ["by-token:a", 7, ""]}, {"subs": {"by-token:a": {}}, "channels": {"by-token:b": ["publish"]}}],
+    [
+        {"channels": ["by-token:a", 7, ""]},
+        {"subs": {"by-token:a": {"info": {}}}, "channels": {"by-token:b": ["publish"]}},
+    ],
 )
 async def test_token_names_channels_that_the_server_subscribes_to(nodes: Nodes, url: str, claims: Any) -> None:
-    async with connected(url, token("ann", **claims)) as client, Publisher(nodes.redis_url) as publisher:
-        begun = await client.push("by-token:a", "subscribe")
-        assert (begun["recoverable"], begun["offset"]) == (True, 0)
-        await publisher.publish("by-token:a", "hello")
-        assert (await client.push("by-token:a", "pub"))["data"] == "hello"
+    async with dialled(url) as client, Publisher(nodes.redis_url) as publisher:
+        told = await client.call("connect", token=token("ann", **claims))
+        (begun,) = told["subs"].values()
+        assert told["subs"].keys() == {"by-token:a"} and (begun["recoverable"], begun["offset"]) == (True, 0)
+        await publisher.publish("by-token:a", "first")
+        assert await client.push("by-token:a", "pub") == {"data": "first", "offset": 1}
         await nodes.until_subscribed(1)
+        for _ in range(2):
+            await publisher.publish("by-token:a", "missed")
+    place = {"epoch": begun["epoch"], "recover": True}
+    async with dialled(url) as again:
+        told = await again.call("connect", token=token("ann", **claims), subs={"by-token:a": place | {"offset": 1}})
+        found = told["subs"]["by-token:a"]
+        assert (found["recovered"], [each["offset"] for each in found["publications"]]) == (True, [2, 3])
+    async with dialled(url) as lost:
+        place["epoch"] = "another"
+        told = await lost.call("connect", token=token("ann", **claims), subs={"by-token:a": place | {"offset": 1}})
+        assert told["subs"]["by-token:a"]["recovered"] is False
+
+
+async def test_nothing_comes_before_the_reply_to_connect(nodes: Nodes, url: str) -> None:
+    private_url = nodes.gateways[0].private_urls[0]
+    headers = {"Authorization": f"Bearer {token('ann')}"}
+    async with dialled(url, **headers) as client, Publisher(nodes.redis_url) as publisher:
+        async with AsyncSnorkyBackend(SnorkyHTTPTransport(f"{private_url}/backend")) as backend:
+            await AsyncControl(backend).subscribe("by-token:z", identity="ann")
+        await publisher.publish("by-token:z", "early")
+        await asyncio.sleep(0.3)
+        await client.send({"id": 1, "connect": {}})
+        await client._hear()
+        assert client.heard[0].get("id") == 1, client.heard
+        assert (await client.push("by-token:z", "subscribe"))["recoverable"] is True
+
+
+async def test_client_without_a_token_is_refused_where_one_is_required(nodes: Nodes) -> None:
+    url = await nodes.start(**ENV, SNORKY_AUTH__REQUIRED="true")
+    async with dialled(url) as client:
+        await client.send({"id": 1, "connect": {}})
+        assert (await client.ended())[0] == 3500
+
+
+async def test_orders_for_channels_whose_names_are_no_texts_do_not_reach_such_clients(nodes: Nodes, url: str) -> None:
+    private_url = nodes.gateways[0].private_urls[0]
+    async with connected(url, token("ann")) as client:
+        async with AsyncSnorkyBackend(SnorkyHTTPTransport(f"{private_url}/backend")) as backend:
+            await AsyncControl(backend).subscribe(["no", "text"], identity="ann")
+        await client.call("ping")
+        assert client.heard == []
+        await nodes.until_subscribed(0)
 
 
 async def test_personal_channel(nodes: Nodes) -> None:
     url = await nodes.start(**ENV, SNORKY_PUBLIC__CENTRIFUGE_PERSONAL_CHANNELS="true")
     async with connected(url, token_of("42")) as client, connected(url) as anonymous:
-        await client.push("#42", "subscribe")
         await client.call("publish", channel="#42", data=1)
         assert (await client.push("#42", "pub"))["data"] == 1
         with pytest.raises(CommandFailed) as failed:

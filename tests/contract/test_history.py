@@ -191,6 +191,7 @@ async def test_pages_are_read_from_both_ends_and_from_an_offset(keepers: tuple[H
         (3, "newest", None, [60, 59, 58]),
         (3, "newest", 13, [12, 11]),
         (3, "newest", 11, []),
+        (3, "newest", 0, []),
         (0, "newest", None, []),
     ]
     for limit, order, beyond, numbers in pages:

@@ -127,6 +127,8 @@ class RedisHistory:
     async def page(
         self, key: str, limit: int, *, order: Order, beyond: int | None = None
     ) -> tuple[list[Publication], Position]:
+        if order == "newest" and beyond == 0:  # an end that Redis refuses
+            limit, beyond = 0, None
         arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max, self._appender.runs]
         arguments += [_COMMANDS[order], b"" if beyond is None else b"%d" % beyond]
         (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))

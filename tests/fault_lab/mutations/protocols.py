@@ -27,7 +27,9 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="protocols: clients that accept no orders",  # an event stream would get messages of a channel that it never named
         file="gateway/sdk/server_subscriptions.py",
-        old="        if connection.frontend is not None and not connection.frontend.accepts_orders:\n            return False\n",
+        old="""        if frontend is not None and not frontend.accepts_order(channel_of(wanted.channel)):
+            return False
+""",
         new="",
         argv=test(SSE, "test_backend_does_not_subscribe_streams_to_further_channels"),
     ),

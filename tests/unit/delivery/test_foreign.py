@@ -26,6 +26,8 @@ class Rendering:
 
     def __init__(self, *, follows_connections: bool = False) -> None:
         self.follows_connections = follows_connections
+        self.service: str | None = None
+        self.bears_gaps = True
         self.rendered: list[tuple[Json, Json, Position | None]] = []
 
     def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
@@ -43,7 +45,8 @@ class Rendering:
 class Translator:
     """The frontend of one connection."""
 
-    accepts_orders = True
+    def accepts_order(self, channel: Json) -> bool:
+        return True
 
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         message = envelope["message"]

@@ -99,7 +99,7 @@ _DISCONNECTS: Final[Mapping[int, Disconnect]] = {
     CloseCode.TOO_MUCH_BAD_INPUT: Disconnect.TOO_MANY_ERRORS,
     CloseCode.LIMIT: Disconnect.LIMIT,
 }
-_UNSUBSCRIBES: Final[Mapping[str, int]] = {"expired": 2501}
+_UNSUBSCRIBES: Final[Mapping[str, int]] = {"gap": 2500, "expired": 2501}
 _FINAL: Final = 2000
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB
 from snorky.gateway.protocol.codec import Envelope, Json, Verbatim, decode_json
 
-__all__ = ["PUBSUB", "Call", "Command", "Unavailable", "command_of", "envelopes_of", "unsubscribing"]
+__all__ = ["Call", "Command", "Unavailable", "command_of", "envelope_of", "positions_of"]
 
-PUBSUB: Final = "pubsub"
 AUTH: Final = "auth"
 METHODS: Final = frozenset(
     (
@@ -34,7 +34,6 @@ METHODS: Final = frozenset(
 )
 HISTORY_MAX: Final = 300  # publications in one reply
 _REJECTS_UNRECOVERED: Final = 2  # in `flag` of subscribe
-_SILENT: Final = 0  # id of a command that the gateway adds: no reply
 
 
 class Unavailable(Exception):
@@ -67,12 +66,7 @@ class Call:
     @classmethod
     def read(cls, call_id: Any) -> "Call | None":
         """Read a `callId`; None = a message has none."""
-        return cls(*call_id) if isinstance(call_id, list) else None
-
-    @property
-    def is_silent(self) -> bool:
-        """True if the client gets no reply."""
-        return self.id == _SILENT
+        return cls(*call_id) if isinstance(call_id, list) and len(call_id) == 5 else None
 
 
 def command_of(value: Mapping[str, Json]) -> Command | None:
@@ -91,40 +85,45 @@ def command_of(value: Mapping[str, Json]) -> Command | None:
     return Command(number, method, params)
 
 
-def envelopes_of(command: Command, *, is_subscribed: bool) -> list[Envelope]:
-    """Translate a command, except `connect` without a token, `ping` and `send`. is_subscribed: to its channel already.
+def envelope_of(command: Command) -> Envelope:
+    """Translate a command, except `connect` without a token, `ping` and `send`.
 
     Raises InvalidMessage: its parameters are not valid; Unavailable.
     """
     params, channel = command.params, command.params.get("channel")
     if command.method in ("connect", "refresh"):
         name = "authenticate" if command.method == "connect" else "refresh"
-        return [_call(command, AUTH, name, {"token": _text(params.get("token"))})]
+        return _call(command, AUTH, name, {"token": _text(params.get("token"))})
     if command.method == "rpc":
-        return [_rpc(command)]
+        return _rpc(command)
     if command.method == "sub_refresh":
         token = _text(params.get("token"))
         channel = _text(channel or _channel_of(token))
-        return [_call(command, PUBSUB, "refreshSubscription", {"channel": channel, "token": token}, channel)]
+        return _call(command, PUBSUB, "refreshSubscription", {"channel": channel, "token": token}, channel)
     where: dict[str, Json] = {"channel": _text(channel)}
     if command.method == "subscribe":
-        return _subscribe(command, where["channel"], is_subscribed=is_subscribed)
+        return _subscribe(command, where["channel"])
     if command.method == "publish":
         if "data" not in params:
             raise InvalidMessage("publish needs data")
         where["message"] = params["data"]
-        return [_call(command, PUBSUB, "publish", where)]
+        return _call(command, PUBSUB, "publish", where)
     if command.method == "history":
-        return [_call(command, PUBSUB, "history", where | _page(params))]
+        return _call(command, PUBSUB, "history", where | _page(params))
     if command.method == "presence":
-        return [_call(command, PUBSUB, "presence", where | {"connections": True})]
+        return _call(command, PUBSUB, "presence", where | {"connections": True})
     name = "presenceStats" if command.method == "presence_stats" else "unsubscribe"
-    return [_call(command, PUBSUB, name, where, where["channel"])]
+    return _call(command, PUBSUB, name, where, where["channel"])
 
 
-def unsubscribing(channel: str) -> Envelope:
-    """Build the envelope that ends a subscription without a reply."""
-    return _call(Command(_SILENT, "unsubscribe", {}), PUBSUB, "unsubscribe", {"channel": channel}, channel)
+def positions_of(command: Command) -> dict[str, tuple[int, str]]:
+    """Return from where `connect` recovers the server's subscriptions: by channel the offset, and the position."""
+    subs = command.params.get("subs")
+    found = {}
+    for channel, asked in subs.items() if isinstance(subs, dict) else ():
+        if isinstance(asked, dict) and asked.get("recover"):
+            found[channel] = _place_in(asked)
+    return found
 
 
 def _call(
@@ -141,18 +140,15 @@ def _call(
     return Envelope(service, {"command": name, "params": params, "callId": call.written()})
 
 
-def _subscribe(command: Command, channel: Any, *, is_subscribed: bool) -> list[Envelope]:
+def _subscribe(command: Command, channel: Any) -> Envelope:
     params, wanted = command.params, {"channel": channel, "recover": True}
     since: int | None = None
     if params.get("recover"):
-        since, epoch = _number(params.get("offset", 0)), params.get("epoch", "")
-        wanted["recover"] = f"{_text(epoch) if epoch else ''}:{since}"
+        since, wanted["recover"] = _place_in(params)
     if params.get("token"):
         wanted["token"] = _text(params["token"])
     rejects = bool(_number(params.get("flag", 0)) & _REJECTS_UNRECOVERED)
-    call = _call(command, PUBSUB, "subscribe", wanted, channel, since, rejects_unrecovered=rejects)
-    # A client that was told `unsubscribe` with the code of a gap subscribes again: here, it is subscribed still.
-    return [unsubscribing(channel), call] if is_subscribed and since is not None else [call]
+    return _call(command, PUBSUB, "subscribe", wanted, channel, since, rejects_unrecovered=rejects)
 
 
 def _page(params: dict[str, Any]) -> dict[str, Json]:
@@ -163,9 +159,14 @@ def _page(params: dict[str, Any]) -> dict[str, Json]:
     }
     since = params.get("since")
     if isinstance(since, dict):
-        epoch = since.get("epoch", "")
-        page["since"] = f"{_text(epoch) if epoch else ''}:{_number(since.get('offset', 0))}"
+        _, page["since"] = _place_in(since)
     return page
+
+
+def _place_in(params: dict[str, Any]) -> tuple[int, str]:
+    """Read an offset and an epoch; returns the offset, and both as a position without a tag."""
+    offset, epoch = _number(params.get("offset", 0)), params.get("epoch", "")
+    return offset, f"{_text(epoch) if epoch else ''}:{offset}"
 
 
 def _rpc(command: Command) -> Envelope:

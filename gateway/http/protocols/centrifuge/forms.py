@@ -11,9 +11,9 @@ import msgspec
 
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.http.protocols.centrifuge.protobuf import encode_reply, read_commands
-from snorky.gateway.protocol.codec import decode_json
+from snorky.gateway.protocol.codec import decode_json, encode_json
 
-__all__ = ["FORMS", "Form", "payload_of"]
+__all__ = ["FORMS", "Form", "json_of", "payload_of"]
 
 _BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
@@ -41,6 +41,36 @@ def payload_of(payload: bytes) -> msgspec.Raw:
     if b"\n" in payload or b"\r" in payload:
         payload = payload.translate(_BREAKS_TO_SPACES)
     return msgspec.Raw(payload)
+
+
+def json_of(value: Any, max_values: int) -> msgspec.Raw:
+    """Encode the data of a service's reply for a message. Payloads in it are bytes, JSON that is already checked.
+
+    Raises InvalidMessage: it is not JSON.
+    """
+    found: list[bytes] = []
+    prepared = _without_payloads(value, found)
+    if not found:
+        return msgspec.Raw(encode_json(value, max_values=max_values))
+    encode_json(prepared, max_values=max_values)  # the checks
+    return msgspec.Raw(msgspec.json.encode(_with_raw(value)))
+
+
+def _without_payloads(value: Any, found: list[bytes]) -> Any:
+    if isinstance(value, bytes):
+        found.append(value)
+        return None
+    if isinstance(value, dict):
+        return {key: _without_payloads(item, found) for key, item in value.items()}
+    return [_without_payloads(item, found) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _with_raw(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return payload_of(value)
+    if isinstance(value, dict):
+        return {key: _with_raw(item) for key, item in value.items()}
+    return [_with_raw(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _read_lines(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:

@@ -63,6 +63,7 @@ _MESSAGES: Final[Mapping[str, _Fields]] = {
     },
     "ConnectResult": {
         **_ABOUT,
+        "subs": (6, "@SubscribeResult"),
         "ping": (7, "uint"),
         "pong": (8, "bool"),
         "session": (9, "text"),
@@ -87,7 +88,7 @@ _MESSAGES: Final[Mapping[str, _Fields]] = {
     "RpcResult": {"data": (1, "json")},
     "Command": {
         "id": (1, "uint"),
-        "connect": (4, "Token"),
+        "connect": (4, "ConnectRequest"),
         "subscribe": (5, "SubscribeRequest"),
         "unsubscribe": (6, "Channel"),
         "publish": (7, "PublishRequest"),
@@ -101,6 +102,7 @@ _MESSAGES: Final[Mapping[str, _Fields]] = {
         "sub_refresh": (15, "SubRefreshRequest"),
     },
     "Token": _TOKEN,
+    "ConnectRequest": {**_TOKEN, "subs": (3, "@SubscribeRequest")},
     "Channel": _CHANNEL,
     "SubscribeRequest": {
         "channel": (1, "text"),
@@ -121,6 +123,7 @@ _BY_NUMBER: Final = {
 }
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_MAX_BYTES: Final = 10
+FIELDS_MAX: Final = 1_100  # of one message: a client that connects again names its channels, at most 1,000 by default
 
 
 def encode_reply(reply: Mapping[str, Any]) -> bytes:
@@ -169,7 +172,11 @@ def _encode(name: str, message: Mapping[str, Any]) -> bytes:
 
 
 def _tagged(number: int, data: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + delimited(data)
+    return _varint(_tag(number)) + delimited(data)
+
+
+def _tag(number: int) -> int:
+    return number << 3 | _BYTES
 
 
 def _varint(value: int) -> bytes:
@@ -184,17 +191,39 @@ def _varint(value: int) -> bytes:
 def _decode(name: str, data: bytes) -> dict[str, Any]:
     """Decode a message. Fields that its table lacks are ignored. Raises InvalidMessage."""
     found: dict[str, Any] = {}
-    at = 0
+    at = count = 0
     while at < len(data):
+        count += 1
         tag, at = _read_varint(data, at)
         value, at = _read_value(data, at, tag & 7)
         field, kind = _BY_NUMBER[name].get(tag >> 3, ("", ""))
+        if count > FIELDS_MAX or (field in found and kind[0] != "@"):
+            raise InvalidMessage("A message has too many fields, or one of them twice")
         if not field:
             continue
         if isinstance(value, int) is not (kind in ("uint", "int", "bool")):
             raise InvalidMessage("A field has another type")
-        found[field] = _value_of(kind, value)
+        if kind[0] == "@" and isinstance(value, bytes):
+            key, entry = _entry_of(kind[1:], value)
+            found.setdefault(field, {})[key] = entry
+        else:
+            found[field] = _value_of(kind, value)
     return found
+
+
+def _entry_of(name: str, data: bytes) -> tuple[str, dict[str, Any]]:
+    """Decode an entry of a map: its key is field 1, its value field 2."""
+    key, entry, at = "", b"", 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        value, at = _read_value(data, at, tag & 7)
+        if tag == _tag(1) and isinstance(value, bytes):
+            key = _value_of("text", value)
+        elif tag == _tag(2) and isinstance(value, bytes):
+            entry = value
+        else:
+            raise InvalidMessage("An entry of a map has a key and a value")
+    return key, _decode(name, entry)
 
 
 def _value_of(kind: str, value: int | bytes) -> Any:

@@ -8,9 +8,9 @@ from snorky.gateway.protocol.codec import Encoding, Json
 from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect, binary_frame, text_frame
 
-__all__ = ["DIALECTS", "client_info", "pub", "push"]
+__all__ = ["DIALECTS", "PUBSUB", "client_info", "pub", "push"]
 
-_GAP: Final = {"code": 2500, "reason": "insufficient state"}  # clients then subscribe again
+PUBSUB: Final = "pubsub"  # the only service that these clients have channels of
 
 
 def push(channel: Json, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,9 @@ def client_info(identity: str | None, connection_id: str) -> dict[str, str]:
 class _PushRendering:
     """Encodes pushes."""
 
+    service = PUBSUB
     follows_connections = True
+    bears_gaps = False
 
     def __init__(self, form: Form) -> None:
         self._form = form
@@ -49,12 +51,8 @@ class _PushRendering:
         info = client_info(change.identity, change.connection_id)
         return self._form.encode(push(_name(channel), kind, {"info": info}))
 
-    def notice(self, envelope: Mapping[str, Any]) -> bytes | None:
-        """See `Rendering`."""
-        message = envelope["message"]
-        if not isinstance(message, dict) or message.get("type") != "gap":
-            return None
-        return self._form.encode(push(_name(message["channel"]), "unsubscribe", _GAP))
+    def notice(self, envelope: Mapping[str, Any]) -> None:
+        """Send nothing: this protocol has no other messages to many."""
 
 
 def _name(channel: Json) -> str:

@@ -3,20 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snorky.gateway.http.protocols.centrifuge.commands import Call
 from snorky.gateway.http.protocols.centrifuge.rendering import client_info, pub
 
 __all__ = ["history", "place", "presence", "publications", "stats", "subscribed", "tokens_end"]
 
 
-def subscribed(data: Any, call: Call) -> dict[str, Any]:
-    """Build the result of `subscribe`. data: of the response."""
+def subscribed(data: Any, since: int | None) -> dict[str, Any]:
+    """Build the result of `subscribe`. data: of the response. since: the client's offset, if it recovers."""
     found = data if isinstance(data, dict) else {}
     fields = place(found)
-    if call.since is not None:
+    if since is not None:
         fields |= {"was_recovering": True, "recovered": bool(found.get("recovered"))}
         if found.get("recovered"):
-            fields |= {"offset": call.since, "publications": publications(found.get("messages", ()))}
+            fields |= {"offset": since, "publications": publications(found.get("messages", ()))}
     return fields | tokens_end(found)
 
 

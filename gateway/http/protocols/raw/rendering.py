@@ -18,7 +18,9 @@ Format = Literal["json", "text"]
 class RawRendering:
     """Sends the message alone. is_text: a string is sent without its quotes."""
 
+    service = None
     follows_connections = False
+    bears_gaps = True
 
     def __init__(self, *, is_text: bool) -> None:
         self._is_text = is_text

@@ -74,7 +74,6 @@ class RawWebSocket(WebSocketProtocol):
 
     transport_name = "raw"
     can_deflate = False
-    accepts_orders = False
 
     def __init__(
         self,
@@ -96,6 +95,10 @@ class RawWebSocket(WebSocketProtocol):
         super().connection_made(transport)
         if self._asked.subscribes and not self._connection.is_closed:
             self._call("subscribe", {"channel": self._asked.channel}, 0)
+
+    def accepts_order(self, channel: Json) -> bool:
+        """See `Frontend`: a message does not say of which channel it is."""
+        return False
 
     def translate(self, envelope: Mapping[str, Any]) -> None:
         """Send nothing; close if an operation was refused or the subscription has ended. See `Frontend`."""

@@ -35,7 +35,9 @@ def event(name: str, data: bytes) -> bytes:
 class EventRendering:
     """Encodes messages as events. has_several: as records, with the channel in the data."""
 
+    service = None
     follows_connections = False
+    bears_gaps = True
 
     def __init__(self, *, has_several: bool) -> None:
         self._has_several = has_several

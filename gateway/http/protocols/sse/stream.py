@@ -24,7 +24,7 @@ from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES, Respon
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
-from snorky.gateway.protocol.codec import Envelope, encode_json
+from snorky.gateway.protocol.codec import Envelope, Json, encode_json
 from snorky.gateway.protocol.publication import Position
 
 __all__ = ["EventStream", "retry_line"]
@@ -70,7 +70,6 @@ class EventStream:
     """
 
     transport_name = "sse"
-    accepts_orders = False
 
     def __init__(
         self,
@@ -183,6 +182,10 @@ class EventStream:
         self.connection.resume()
 
     # -- Frontend ------------------------------------------------------------------------------------------------
+
+    def accepts_order(self, channel: Json) -> bool:
+        """See `Frontend`: the channels of a stream are those in its URL."""
+        return False
 
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         """See `Frontend`. A reply may be translated a second time, shorter, if it has no room in the queue."""
