@@ -9,7 +9,6 @@ Rules:
 """
 
 import asyncio
-import ctypes
 import os
 import re
 import signal
@@ -18,25 +17,20 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from tests.support.processes.fork_server import ForkedProcess, ForkServers, die_with_parent
 from tests.support.processes.tools import ROOT, free_port, program
 
 __all__ = ["GATEWAY", "NodeProcess", "Process", "RedisProcess", "clean_environment"]
 
 GATEWAY: Sequence[str] = (sys.executable, "-m", "snorky.gateway.cli")  # what the command `snorky` runs
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 _LOG_MAX_LINES = 10_000
 _LISTENS = r"\bpublic http.*\bprivate http.*"  # the line with the ports: everything is ready, or everything but Redis
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end the child when the test process ends, even by SIGKILL."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -45,6 +39,11 @@ def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     made = {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
     paths = [given["PYTHONPATH"] for given in (env or {}, kept) if given.get("PYTHONPATH")]
     return {**made, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))} if paths else made
+
+
+@cache
+def _fork_servers() -> ForkServers:
+    return ForkServers(GATEWAY, clean_environment(), ROOT)
 
 
 class Process:
@@ -58,19 +57,22 @@ class Process:
         self._ready = re.compile(ready) if ready else None
         self._ready_match: re.Match[str] | None = None
         self._settled = threading.Event()  # ready, or its output has ended
-        self._process = subprocess.Popen(
+        self._process = self._start(clean_environment(env), cwd or ROOT)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _start(self, env: dict[str, str], cwd: Path) -> subprocess.Popen[str] | ForkedProcess:
+        return subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=clean_environment(env),
-            cwd=cwd or ROOT,
+            env=env,
+            cwd=cwd,
             text=True,
             errors="replace",
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -150,6 +152,9 @@ class NodeProcess(Process):
         ports = {"SNORKY_PUBLIC__PORT": "0", "SNORKY_PRIVATE__PORT": "0"}
         super().__init__(argv, env={**ports, **(env or {})}, cwd=cwd, ready=_LISTENS)
         self.public_port = self.private_port = 0
+
+    def _start(self, env: dict[str, str], cwd: Path) -> subprocess.Popen[str] | ForkedProcess:
+        return _fork_servers().fork(self.argv, env, cwd) or super()._start(env, cwd)
 
     @classmethod
     @asynccontextmanager
