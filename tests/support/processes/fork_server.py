@@ -1,6 +1,6 @@
-"""A process that has imported the gateway and forks nodes: the imports are most of a node's start.
+"""A process that has imported the gateway and forks nodes and commands: the imports are most of their start.
 
-A forked node is a process like any other: it has its own id, environment, folder, arguments, and output. Only what the
+A forked process is like any other: it has its own id, environment, folder, arguments, and output. Only what the
 interpreter does before `main` is shared, so a program that needs its own (PYTHONPATH, LD_PRELOAD) is not forked.
 
 Rules:
@@ -221,6 +221,7 @@ def _become(request: dict[str, Any], server: int) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = [str(sys.modules["snorky.gateway.cli"].__file__), *request["arguments"]]
+    sys.modules["__main__"].__package__ = "snorky.gateway"  # usage errors name the program by it
     sys.path[0] = request["cwd"]
     importlib.invalidate_caches()
 

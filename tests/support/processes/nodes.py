@@ -4,6 +4,7 @@
     node.kill() / terminate() / freeze() / thaw()
 
 Rules:
+- Nodes and commands of the gateway are forked where they can be: see fork_server.py.
 - A process prints when it is ready; tests do not sleep.
 - Its output is kept: `log` is the first thing to read when a test fails, and part of every error here.
 """
@@ -28,7 +29,7 @@ from tests.support.processes.tools import ROOT, free_port, program
 
 __all__ = ["GATEWAY", "NodeProcess", "Process", "RedisProcess", "clean_environment"]
 
-GATEWAY: Sequence[str] = (sys.executable, "-m", "snorky.gateway.cli")  # what the command `snorky` runs
+GATEWAY = (sys.executable, "-m", "snorky.gateway.cli")  # what the command `snorky` runs
 _LOG_MAX_LINES = 10_000
 _LISTENS = r"\bpublic http.*\bprivate http.*"  # the line with the ports: everything is ready, or everything but Redis
 
@@ -62,7 +63,9 @@ class Process:
         self._reader.start()
 
     def _start(self, env: dict[str, str], cwd: Path) -> subprocess.Popen[str] | ForkedProcess:
-        return subprocess.Popen(
+        is_gateway = tuple(self.argv[: len(GATEWAY)]) == GATEWAY
+        forked = _fork_servers().fork(self.argv, env, cwd) if is_gateway else None
+        return forked or subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -152,9 +155,6 @@ class NodeProcess(Process):
         ports = {"SNORKY_PUBLIC__PORT": "0", "SNORKY_PRIVATE__PORT": "0"}
         super().__init__(argv, env={**ports, **(env or {})}, cwd=cwd, ready=_LISTENS)
         self.public_port = self.private_port = 0
-
-    def _start(self, env: dict[str, str], cwd: Path) -> subprocess.Popen[str] | ForkedProcess:
-        return _fork_servers().fork(self.argv, env, cwd) or super()._start(env, cwd)
 
     @classmethod
     @asynccontextmanager
