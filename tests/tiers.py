@@ -35,7 +35,8 @@ NOT_FIRST: Final = ("clients/python/tests/test_client_versions.py",)
 # parameters that name a kind of server: the same test also runs on Valkey, or on what is kept in memory
 DEEPER_KINDS: Final = frozenset({"redis", "fakeredis", "spread", "cluster"})
 
-# the files that take longest, in descending order
+# The files that take longest, those of tests/faults in descending order. Of the others, those that compute and those
+# that wait take turns: three that wait at once leave the cores idle.
 LONGEST: Final = (
     "tests/faults/test_faults_of_redis.py",
     "tests/faults/test_faults_of_nodes.py",
@@ -48,21 +49,36 @@ LONGEST: Final = (
     "tests/faults/leases/test_nodes.py",
     "tests/faults/test_rolling.py",
     "tests/cluster/test_soak.py",  # five minutes in CI
-    "tests/e2e/test_sockjs.py",
     "clients/python/tests/test_client_versions.py",
-    "tests/cluster/test_start_stop.py",
-    "tests/cluster/test_shared_redis.py",
-    "tests/cluster/test_conformance.py",
-    "tests/e2e/test_js_client.py",
-    "tests/cluster/test_stored_bytes.py",
-    "tests/e2e/test_prometheus.py",
-    "tests/e2e/test_python_realtime.py",
+    "tests/e2e/test_sockjs.py",
     "tests/e2e/test_deploy_lock.py",
+    "tests/e2e/test_permissions_of_tokens.py",
+    "tests/cluster/test_start_stop.py",
+    "tests/e2e/test_python_subscription_tokens.py",
     "tests/e2e/test_tutorials.py",
+    "tests/contract/test_subscriptions.py",
+    "tests/cluster/test_conformance.py",
+    "tests/contract/test_limits.py",
+    "tests/e2e/test_wheels.py",
+    "tests/contract/test_broker.py",
+    "tests/cluster/test_shared_redis.py",
+    "tests/contract/test_control.py",
+    "tests/e2e/test_sse.py",
+    "tests/cluster/test_protocols.py",
+    "tests/e2e/test_prometheus.py",
+    "tests/cluster/test_stored_bytes.py",
+    "tests/e2e/test_js_package.py",
+    "tests/e2e/test_permissions.py",
     "tests/e2e/test_sockjs_browser.py",
-    "tests/e2e/test_balancer.py",
-    "tests/cluster/test_workers.py",
     "tests/e2e/test_deploy_rights.py",
+    "tests/e2e/test_js_client.py",
+    "tests/e2e/test_server_subscriptions.py",
+    "tests/e2e/test_python_realtime.py",
+    "tests/cluster/test_directory_cost.py",
+    "tests/cluster/test_workers.py",
+    "tests/contract/test_directory_ends.py",
+    "tests/e2e/test_fuzz.py",
+    "tests/e2e/test_balancer.py",
 )
 
 

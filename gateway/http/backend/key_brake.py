@@ -26,12 +26,13 @@ class Brake:
     def __init__(self, *, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock or asyncio.get_running_loop().time
         self._next_s: dict[str, float] = {}
+        self._swept_s = -math.inf
 
     def wait_s(self, address: str) -> float | None:
         """Record one failure of an address. Returns the delay of its response; None: refuse it at once."""
         now_s = self._clock()
         if address not in self._next_s and len(self._next_s) >= ADDRESSES_MAX:
-            self._next_s = {each: next_s for each, next_s in self._next_s.items() if next_s > now_s - FREE * INTERVAL_S}
+            self._sweep(now_s)
             if len(self._next_s) >= ADDRESSES_MAX:
                 address = ""
         slot_s = max(now_s - (FREE - 1) * INTERVAL_S, self._next_s.get(address, -math.inf))
@@ -39,3 +40,9 @@ class Brake:
             return None
         self._next_s[address] = slot_s + INTERVAL_S
         return max(0.0, slot_s - now_s)
+
+    def _sweep(self, now_s: float) -> None:
+        """Forget addresses that would not wait. At most once per INTERVAL_S: it visits all of them."""
+        if now_s - self._swept_s >= INTERVAL_S:
+            self._swept_s = now_s
+            self._next_s = {each: next_s for each, next_s in self._next_s.items() if next_s > now_s - FREE * INTERVAL_S}

@@ -4,12 +4,12 @@
     node.kill() / terminate() / freeze() / thaw()
 
 Rules:
+- Nodes and commands of the gateway are forked where they can be: see fork_server.py.
 - A process prints when it is ready; tests do not sleep.
 - Its output is kept: `log` is the first thing to read when a test fails, and part of every error here.
 """
 
 import asyncio
-import ctypes
 import os
 import re
 import signal
@@ -18,25 +18,20 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from tests.support.processes.fork_server import ForkedProcess, ForkServers, die_with_parent
 from tests.support.processes.tools import ROOT, free_port, program
 
 __all__ = ["GATEWAY", "NodeProcess", "Process", "RedisProcess", "clean_environment"]
 
-GATEWAY: Sequence[str] = (sys.executable, "-m", "snorky.gateway.cli")  # what the command `snorky` runs
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+GATEWAY = (sys.executable, "-m", "snorky.gateway.cli")  # what the command `snorky` runs
 _LOG_MAX_LINES = 10_000
 _LISTENS = r"\bpublic http.*\bprivate http.*"  # the line with the ports: everything is ready, or everything but Redis
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end the child when the test process ends, even by SIGKILL."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -45,6 +40,11 @@ def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     made = {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
     paths = [given["PYTHONPATH"] for given in (env or {}, kept) if given.get("PYTHONPATH")]
     return {**made, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))} if paths else made
+
+
+@cache
+def _fork_servers() -> ForkServers:
+    return ForkServers(GATEWAY, clean_environment(), ROOT)
 
 
 class Process:
@@ -58,19 +58,24 @@ class Process:
         self._ready = re.compile(ready) if ready else None
         self._ready_match: re.Match[str] | None = None
         self._settled = threading.Event()  # ready, or its output has ended
-        self._process = subprocess.Popen(
+        self._process = self._start(clean_environment(env), cwd or ROOT)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _start(self, env: dict[str, str], cwd: Path) -> subprocess.Popen[str] | ForkedProcess:
+        is_gateway = tuple(self.argv[: len(GATEWAY)]) == GATEWAY
+        forked = _fork_servers().fork(self.argv, env, cwd) if is_gateway else None
+        return forked or subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=clean_environment(env),
-            cwd=cwd or ROOT,
+            env=env,
+            cwd=cwd,
             text=True,
             errors="replace",
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

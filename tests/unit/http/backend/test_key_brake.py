@@ -14,3 +14,6 @@ def test_each_address_has_its_own_pace_and_their_number_is_bounded() -> None:
     for number in range(2 * ADDRESSES_MAX):
         brake.wait_s(f"address {number}")
     assert len(brake._next_s) <= ADDRESSES_MAX + 1
+    now_s += 60
+    assert [brake.wait_s("c") for _ in range(FREE + 1)] == [0.0] * FREE + [INTERVAL_S]
+    assert len(brake._next_s) == 1, "the others would not wait any more"
