@@ -41,11 +41,14 @@ endif
 
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
 	@scripts/test-js
-	@# tests/faults apart: its tests have deadlines, and wait for most of their time; last those that need all cores
-	@$(SHARED) --ignore tests/faults; statuses=$$?; \
+	@# the soak beside them, which waits for most of its five minutes; tests/faults apart, whose tests have deadlines; last
+	@# those that need all cores
+	@$(BIN)/python -m pytest tests/cluster/test_soak.py & soak=$$!; \
+	$(SHARED) --ignore tests/faults --ignore tests/cluster/test_soak.py; statuses=$$?; \
+	wait $$soak; statuses+=$$?; \
 	$(SHARED) tests/faults -m "not alone"; statuses+=$$?; \
 	$(BIN)/python -m pytest tests/faults -m alone; statuses+=$$?; \
-	[[ $$statuses == 000 ]]
+	[[ $$statuses == 0000 ]]
 
 lint: $(STAMP)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

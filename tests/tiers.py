@@ -48,7 +48,6 @@ LONGEST: Final = (
     "tests/faults/test_presence.py",
     "tests/faults/leases/test_nodes.py",
     "tests/faults/test_rolling.py",
-    "tests/cluster/test_soak.py",  # five minutes in CI
     "clients/python/tests/test_client_versions.py",
     "tests/e2e/test_sockjs.py",
     "tests/e2e/test_deploy_lock.py",
@@ -64,6 +63,7 @@ LONGEST: Final = (
     "tests/cluster/test_shared_redis.py",
     "tests/contract/test_control.py",
     "tests/e2e/test_sse.py",
+    "tests/e2e/test_centrifuge_python.py",
     "tests/cluster/test_protocols.py",
     "tests/e2e/test_prometheus.py",
     "tests/cluster/test_stored_bytes.py",
