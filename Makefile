@@ -87,4 +87,5 @@ clean:  ## remove the tools' files
 	@find . -path ./$(VENV) -prune -o -name node_modules -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean  ## and .venv and node_modules
-	@rm -rf $(VENV) clients/js/node_modules clients/js/types tests/sockjs/node_modules tests/js_package/node_modules
+	@rm -rf $(VENV) clients/js/node_modules clients/js/types tests/sockjs/node_modules \
+		tests/centrifuge_js/node_modules tests/js_package/node_modules

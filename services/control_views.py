@@ -14,8 +14,9 @@ from typing import Any, Final, Literal
 import structlog
 
 from snorky.gateway import Compound, Connection, Rosters, Service, SnorkyError, channel_name, history_of, identity_name
-from snorky.services.pubsub.parameters import limit_of, position_of
-from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept
+from snorky.services.pubsub.history import read_history
+from snorky.services.pubsub.parameters import check_flag, limit_of, order_of, position_of
+from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, clients_page
 from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["ControlViews", "invalid", "name_of"]
@@ -66,32 +67,42 @@ class ControlViews(RPCService):
         service: Any = "pubsub",
         after: Any = None,
         limit: Any = LIMIT_DEFAULT,
+        connections: Any = False,
     ) -> dict[str, Any]:
-        """List the identities in a channel's roster; a client without one appears by its connection ID."""
+        """List the identities in a channel's roster; a client without one appears by its connection ID.
+
+        connections: list the connections instead, each with its identity.
+        """
         rosters, first, count = Rosters(self.cluster, self._service(service).name), _after(after), _limit(limit)
+        check_flag(connections)
         with self._audited(request, service=service, channel=channel_name(channel)) as results:
             census = await rosters.census(channel)
+            if connections:
+                reply = clients_page(census.members, first, count)
+                results["members"] = len(reply["connections"])
+                return reply
             later = sorted(identity for identity in {member.identity for member in census.members} if identity > first)
             results["members"] = len(later[:count])
         return {"members": later[:count], "next": later[count - 1] if len(later) > count else None}
 
     @rpc_command
     async def history(
-        self, request: Request, channel: Any, service: Any = "pubsub", since: Any = None, limit: Any = LIMIT_DEFAULT
+        self,
+        request: Request,
+        channel: Any,
+        service: Any = "pubsub",
+        since: Any = None,
+        limit: Any = LIMIT_DEFAULT,
+        order: Any = None,
     ) -> Compound | dict[str, Any]:
-        """Reply the last messages of a channel, or with `since` the first ones after that position; as pub/sub does."""
-        position, count, found, name = (
-            position_of(since),
-            limit_of(limit),
-            self._service(service),
-            channel_name(channel),
-        )
+        """Reply messages of a channel, as pub/sub's `history` does."""
+        position, asked, found = position_of(since), order_of(order), self._service(service)
+        count, name = limit_of(limit, 1 if asked is None else 0), channel_name(channel)
         with self._audited(request, service=service, channel=name) as results:
             if found.topics.promised(channel, history_of(found.rules.find(name))) is None:
                 return NOTHING_TO_RECOVER
-            publications, top = await found.topics.recent(channel, count, position)
-            results["messages"] = len(publications)
-        return kept(publications, top, since=position)
+            reply, results["messages"] = await read_history(found.topics, channel, position, count, asked)
+        return reply
 
     @rpc_command(name="historyRemove")
     async def history_remove(self, request: Request, channel: Any, service: Any = "pubsub") -> None:

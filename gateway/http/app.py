@@ -10,6 +10,7 @@ from snorky.gateway.http.backend.door import refuse_pages
 from snorky.gateway.http.backend.routes import BackendHandler
 from snorky.gateway.http.demo.routes import demo_routes
 from snorky.gateway.http.health import ops_routes
+from snorky.gateway.http.protocols.centrifuge.api import CentrifugeAPI
 from snorky.gateway.http.protocols.centrifuge.websocket import CentrifugeHandler
 from snorky.gateway.http.protocols.raw.websocket import RawHandler
 from snorky.gateway.http.protocols.sse.handler import SSEHandler
@@ -69,8 +70,9 @@ def public_app(
 
 
 def private_app(node: Node, registry: ServiceRegistry, private: Private) -> web.Application:
-    """Make the application for backend and operator: `/backend`, `/healthz`, `/readyz`, `/metrics`."""
+    """Make the application for backend and operator: `/backend`, `/api`, `/healthz`, `/readyz`, `/metrics`."""
     guard = refuse_pages(private, node.auth.refusals)
     app = web.Application(client_max_size=BACKEND_MAX_BYTES, middlewares=[guard])
-    app.add_routes([BackendHandler(registry, private=private).route("/backend"), *ops_routes(node)])
+    backend = BackendHandler(registry, private=private)
+    app.add_routes([backend.route("/backend"), *CentrifugeAPI(backend).routes(), *ops_routes(node)])
     return app

@@ -1,9 +1,11 @@
 """PubSubBackend: the backend publishes to the channels of a PubSubService."""
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from snorky.services.pubsub.parameters import once_of
+from snorky.gateway import Position
+from snorky.services.pubsub.parameters import check_flag, once_of
 from snorky.services.pubsub.service import PubSubService
 from snorky.services.rpc import Request, RPCService, acknowledged, rpc_command
 
@@ -21,15 +23,29 @@ class PubSubBackend(RPCService):
         self._service = service if isinstance(service, str) else service.name
 
     @rpc_command
-    def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
-        """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
-        once = once_of(key)
+    def publish(
+        self, request: Request, channel: Any, message: Any, key: Any = None, withPosition: Any = False
+    ) -> Awaitable[Any]:
+        """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored.
+
+        withPosition: reply {"position"}; null = the channel has no history.
+        """
+        check_flag(withPosition)
+        published = self._published(channel, message, once_of(key))
+        return _positioned(published) if withPosition else acknowledged(published)
+
+    def _published(self, channel: Any, message: Any, once: str | None) -> "asyncio.Future[Any]":
         service = self.cluster.find_service(self._service)
         if isinstance(service, PubSubService):
-            return service.publish_from_backend(channel, message, once)
+            return service.published(channel, message, once)
         history = self.cluster.channels.promised(self._service, channel, None)
         if history is not None:
-            return acknowledged(self.cluster.channels.publish_kept(self._service, channel, message, history, once=once))
+            return self.cluster.channels.publish_kept(self._service, channel, message, history, once=once)
         if once is not None:
-            return acknowledged(self.cluster.channels.publish_once(self._service, channel, message, once))
-        return acknowledged(self.cluster.channels.publish(self._service, channel, message))
+            return self.cluster.channels.publish_once(self._service, channel, message, once)
+        return self.cluster.channels.publish(self._service, channel, message)
+
+
+async def _positioned(published: "asyncio.Future[Any]") -> dict[str, str | None]:
+    result = await published
+    return {"position": str(result) if isinstance(result, Position) else None}

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from snorky.gateway import Compound, channel_name, history_of
+from snorky.gateway import Compound, Order, Position, Topics, channel_name, history_of
 from snorky.services.pubsub.parameters import LIMIT_DEFAULT, limit_of, order_of, position_of
 from snorky.services.pubsub.replies import kept, page
 from snorky.services.pubsub.subscribing import Subscribing
 from snorky.services.requests import check_allowed
 from snorky.services.rpc import Request, RPCError, rpc_command
 
-__all__ = ["HistoryCommands"]
+__all__ = ["HistoryCommands", "read_history"]
 
 
 class HistoryCommands(Subscribing):
@@ -29,11 +29,22 @@ class HistoryCommands(Subscribing):
         self.demand(request, "history", channel)
         await self._demand_subscriber(request, channel)
         check_allowed(self.topics.promised(channel, history_of(self.rules.find(channel_name(channel)))))
-        if asked is not None:
-            beyond = None if position is None else position.offset
-            publications, top = await self.topics.page(channel, count, order=asked, beyond=beyond)
-            if position is not None and position.epoch not in ("", top.epoch):
-                raise RPCError("Position is of an earlier history", "position_lost")
-            return page(publications, top)
-        since = await self.located(channel, position)
-        return kept(*await self.topics.recent(channel, count, since), since=since)
+        reply, _ = await read_history(self.topics, channel, position, count, asked)
+        return reply
+
+
+async def read_history(
+    topics: Topics, channel: Any, since: Position | None, count: int, order: Order | None
+) -> tuple[Compound, int]:
+    """Build the reply to `history` for a channel that has one; returns also its number of messages. Raises RPCError."""
+    if order is not None:
+        publications, top = await topics.page(
+            channel, count, order=order, beyond=None if since is None else since.offset
+        )
+        if since is not None and since.epoch not in ("", top.epoch):
+            raise RPCError("Position is of an earlier history", "position_lost")
+        return page(publications, top), len(publications)
+    if since is not None and not since.tag:
+        since = await topics.locate(channel, since.epoch, since.offset) or since
+    publications, top = await topics.recent(channel, count, since)
+    return kept(publications, top, since=since), len(publications)

@@ -6,7 +6,17 @@ from typing import Any, Final
 from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
 from snorky.services.rpc import RPCError
 
-__all__ = ["NOTHING_TO_RECOVER", "clients", "kept", "members", "page", "recovered", "stats", "with_expiry"]
+__all__ = [
+    "NOTHING_TO_RECOVER",
+    "clients",
+    "clients_page",
+    "kept",
+    "members",
+    "page",
+    "recovered",
+    "stats",
+    "with_expiry",
+]
 
 # Payloads in one reply. A client waits some seconds for a reply, but at 20 KB/s one of 1 MiB takes a minute: the
 # request would time out and the client would reconnect, each time at the same position.
@@ -78,12 +88,22 @@ def clients(found: Sequence[Member]) -> dict[str, Any]:
     return {"connections": [_client(each) for each in found]}
 
 
+def clients_page(found: Sequence[Member], after: str, limit: int) -> dict[str, Any]:
+    """Build a page of the connections in a roster, in the order of their ids."""
+    later = sorted(
+        (each for each in map(_client, found) if each["connection"] > after), key=lambda each: each["connection"]
+    )
+    last = later[limit - 1]["connection"] if len(later) > limit else None
+    return {"connections": later[:limit], "next": last}
+
+
 def stats(found: Sequence[Member]) -> dict[str, Any]:
     """Build the reply to `presenceStats`."""
     return {"members": len({member.identity for member in found}), "connections": len(found)}
 
 
 def _client(member: Member) -> dict[str, Any]:
+    """Describe a connection; null = it has no identity."""
     connection = member.owner.connection_id
     return {"connection": connection, "identity": None if member.identity == connection else member.identity}
 

@@ -13,6 +13,7 @@ Rules:
   `presence` and `presenceStats`.
 """
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Iterable
 from contextlib import suppress
@@ -141,12 +142,18 @@ class PubSubService(HistoryCommands):
         self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
     ) -> Awaitable[None]:
         """Publish a message, without rules and hooks. once: idempotency key. by: the client whose quota it uses."""
+        return acknowledged(self.published(channel, message, once, by=by))
+
+    def published(
+        self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
+    ) -> "asyncio.Future[Any]":
+        """As `publish_from_backend`; the result is that of `Topics.publish`."""
         history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
-            return acknowledged(self.topics.publish(channel, message, history=history, once=once, by=by))
+            return self.topics.publish(channel, message, history=history, once=once, by=by)
         if once is not None:
-            return acknowledged(self.topics.publish(channel, message, once=once, by=by))
-        return acknowledged(self.topics.publish(channel, message))
+            return self.topics.publish(channel, message, once=once, by=by)
+        return self.topics.publish(channel, message)
 
     async def _publish_when(
         self, verdict: bool | Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None

@@ -44,12 +44,16 @@ class BackendDoor:
         return Brake()
 
     async def admit(
-        self, request: web.Request, answer: Callable[[bytes, str], Awaitable[web.Response]]
+        self, request: web.Request, answer: Callable[[bytes, str], Awaitable[web.Response]], *, key: str | None = None
     ) -> web.Response:
-        """Refuse a request, or respond with `answer`, which receives the body and the name of the key."""
-        key_name = self._private.key_name(request.headers.get("X-Backend-Key", ""))
+        """Refuse a request, or respond with `answer`, which receives the body and the name of the key.
+
+        key: that the sender presents; None = the one in the header X-Backend-Key.
+        """
+        presented = request.headers.get("X-Backend-Key", "") if key is None else key
+        key_name = self._private.key_name(presented)
         if key_name is None:
-            return await self._refuse_key(request)
+            return await self._refuse_key(request, "wrong_key" if presented else "no_key")
         if not self._private.has_key and (trace := trace_of_page(request)):
             self._note(request, trace)
             return refusal_of_page(trace)
@@ -64,9 +68,9 @@ class BackendDoor:
             return error_response(400, SnorkyError("The request's body is broken"), "invalid_message")
         return await answer(body, key_name)
 
-    async def _refuse_key(self, request: web.Request) -> web.Response:
+    async def _refuse_key(self, request: web.Request, reason: str) -> web.Response:
         """Respond to a wrong or missing key; each further failure from an address is answered later."""
-        self._note(request, "wrong_key" if "X-Backend-Key" in request.headers else "no_key")
+        self._note(request, reason)
         wait_s = self._brake.wait_s(request.remote or "")
         if wait_s is None:
             self._metrics().limit_hits.labels("wrong_keys").inc()

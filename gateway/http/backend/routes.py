@@ -7,6 +7,7 @@ has its own result.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -29,7 +30,7 @@ from snorky.gateway.protocol.codec import Encoding, Envelope, decode_json, encod
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 from snorky.gateway.sdk.registry import ServiceRegistry, call_id_of, error_message
 
-__all__ = ["BackendHandler"]
+__all__ = ["BackendHandler", "Sender"]
 
 REPLY_TIMEOUT_S: Final = 10.0  # a publish fails after 5 s
 BATCH_MAX: Final = 1000  # envelopes of one request
@@ -40,8 +41,8 @@ _log = structlog.get_logger("snorky.backend")
 
 
 @dataclass(frozen=True, slots=True)
-class _Sender:
-    """The sender of a request. key_name: "none" if no key is set."""
+class Sender:
+    """The sender of a request. key_name: "none" if no key is set. address: of its host."""
 
     key_name: str
     address: str | None
@@ -99,17 +100,27 @@ class BackendHandler:
         """Respond to one request."""
 
         async def answer(body: bytes, key_name: str) -> web.Response:
-            return await self._answer(body, _Sender(key_name, request.remote))
+            return await self._answer(body, Sender(key_name, request.remote))
 
         return await self._door.admit(request, answer)
 
-    async def _answer(self, body: bytes, sender: _Sender) -> web.Response:
+    async def admit(
+        self, request: web.Request, answer: Callable[[bytes, str], Awaitable[web.Response]], *, key: str
+    ) -> web.Response:
+        """Respond to a request in another form, by the rules of this endpoint. See `BackendDoor.admit`."""
+        return await self._door.admit(request, answer, key=key)
+
+    def count(self, sender: Sender) -> None:
+        """Count a request."""
         node_of(self._registry).metrics.backend_requests.labels(sender.key_name).inc()
+
+    async def _answer(self, body: bytes, sender: Sender) -> web.Response:
+        self.count(sender)
         try:
             value: Any = decode_json(body)
             if isinstance(value, list):
                 return await self._batch(value, sender)
-            return _json(200, await self._one(envelope_of(value), sender))
+            return _json(200, await self.reply_to(envelope_of(value), sender))
         except InvalidInput as error:
             service = error.service if isinstance(error, InvalidEnvelope) else None
             return error_response(400, error, service=service)
@@ -120,16 +131,16 @@ class BackendHandler:
         except TimeoutError:
             return error_response(504, SnorkyError("No reply"), "no_reply")
 
-    async def _batch(self, values: list[Any], sender: _Sender) -> web.Response:
+    async def _batch(self, values: list[Any], sender: Sender) -> web.Response:
         if len(values) > BATCH_MAX:
             raise InvalidMessage(f"A batch has at most {BATCH_MAX} envelopes")
         # started in order, so that publications keep their order; processed concurrently
         replies = await asyncio.gather(*(self._element(value, sender) for value in values))
         return _json(200, b"[" + b",".join(replies) + b"]")
 
-    async def _element(self, value: Any, sender: _Sender) -> bytes:
+    async def _element(self, value: Any, sender: Sender) -> bytes:
         try:
-            return await self._one(envelope_of(value), sender)
+            return await self.reply_to(envelope_of(value), sender)
         except (UnknownService, ServiceNotPermitted) as error:
             return error_envelope(error, service=error.service, call_id=call_id_of(value["message"]))
         except InvalidInput as error:
@@ -137,7 +148,7 @@ class BackendHandler:
         except TimeoutError:
             return error_envelope(SnorkyError("No reply"), "no_reply")
 
-    async def _one(self, envelope: Envelope, sender: _Sender) -> bytes:
+    async def reply_to(self, envelope: Envelope, sender: Sender) -> bytes:
         """Dispatch one envelope; returns the encoded reply.
 
         Raises UnknownService, ServiceNotPermitted, TimeoutError.
@@ -163,7 +174,7 @@ class BackendHandler:
             internal = SnorkyError("Internal error")
             return error_envelope(internal, service=envelope.service, call_id=call_id_of(envelope.message))
 
-    def _refuse(self, connection: Connection, envelope: Envelope, sender: _Sender) -> NoReturn:
+    def _refuse(self, connection: Connection, envelope: Envelope, sender: Sender) -> NoReturn:
         """Log and count a call that the key does not permit. Raises ServiceNotPermitted."""
         name = envelope.service if envelope.service in self._registry else None  # not a text that the sender made up
         refusals = node_of(self._registry).auth.refusals

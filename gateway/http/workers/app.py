@@ -5,6 +5,7 @@
 /metrics  summed over the workers
 /backend  checked and read here, as on a single node; then forwarded to one living worker, which also checks whether
           the key may call the service
+/api      likewise
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.errors import InvalidInput, SnorkyError
 from snorky.gateway.http.app import BACKEND_MAX_BYTES
 from snorky.gateway.http.backend.door import BackendDoor, error_response, refuse_pages
+from snorky.gateway.http.protocols.centrifuge.api import key_in
 from snorky.gateway.http.workers.metrics import Totals
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import decode_json
@@ -76,7 +78,7 @@ class WorkerDoor:
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP]
         timeout = aiohttp.ClientTimeout(total=BACKEND_TIMEOUT_S)
         async with self._session.post(
-            f"http://localhost{request.path}", data=body, headers=headers, timeout=timeout
+            f"http://localhost{request.path_qs}", data=body, headers=headers, timeout=timeout
         ) as response:
             return web.Response(
                 status=response.status, body=await response.read(), headers={"Content-Type": response.content_type}
@@ -122,7 +124,8 @@ def workers_app(
         async def hand_on(body: bytes, _key_name: str) -> web.Response:
             return await forward(request, body)
 
-        return await door_of_backend.admit(request, hand_on)
+        key = key_in(request) if request.path.startswith("/api/") else None
+        return await door_of_backend.admit(request, hand_on, key=key)
 
     async def forward(request: web.Request, body: bytes) -> web.Response:
         nonlocal turn
@@ -148,6 +151,7 @@ def workers_app(
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),
             web.post("/backend", backend),
+            web.post("/api/{method}", backend),
         ]
     )
     return app

@@ -5,6 +5,7 @@
 A guard is found by its exact text. A text that no longer exists is an error, so the tables stay current.
 """
 
+from tests.fault_lab.mutations.centrifuge import CENTRIFUGE_MUTATIONS
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
 from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
@@ -35,6 +36,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *HOOKS_MUTATIONS,
     *SOCKJS_MUTATIONS,
     *PROTOCOLS_MUTATIONS,
+    *CENTRIFUGE_MUTATIONS,
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
     *TABLE_MUTATIONS,

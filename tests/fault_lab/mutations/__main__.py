@@ -1,8 +1,8 @@
 """Removes one guard of the gateway at a time, in a copy of the tree, and runs the row or test that must fail.
 
-    python -m tests.fault_lab.mutations [--only NAME ...]
+    python -m tests.fault_lab.mutations [--only NAME ...] [--part 1/2]
 
-The exit code is 1 if one of them did not fail.
+With --part, several processes share the table. The exit code is 1 if one of them did not fail.
 """
 
 import argparse
@@ -64,5 +64,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.fault_lab.mutations")
     names = [mutation.guard for mutation in MUTATIONS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="GUARD", help=", ".join(names))
-    only = parser.parse_args().only or names
-    sys.exit(asyncio.run(main([mutation for mutation in MUTATIONS if mutation.guard in only])))
+    parser.add_argument("--part", default="1/1", metavar="N/M", help="every Mth row, beginning with the Nth")
+    given = parser.parse_args()
+    begin, step = map(int, given.part.split("/"))
+    chosen = [mutation for mutation in MUTATIONS if mutation.guard in (given.only or names)]
+    sys.exit(asyncio.run(main(chosen[begin - 1 :: step])))

@@ -5,7 +5,7 @@ from typing import Any
 
 from snorky.gateway.http.protocols.centrifuge.rendering import client_info, pub
 
-__all__ = ["history", "place", "presence", "publications", "stats", "subscribed", "tokens_end"]
+__all__ = ["history", "place", "position", "presence", "publications", "stats", "subscribed", "tokens_end"]
 
 
 def subscribed(data: Any, since: int | None) -> dict[str, Any]:
@@ -23,14 +23,18 @@ def place(data: Mapping[str, Any]) -> dict[str, Any]:
     """Build the fields that say where a subscription begins; none if the channel has no history."""
     if data.get("position") is None:
         return {}
-    epoch, offset, _ = data["position"].split(":")
-    return {"recoverable": True, "positioned": True, "epoch": epoch, "offset": int(offset)}
+    return {"recoverable": True, "positioned": True, **position(data["position"])}
+
+
+def position(text: str) -> dict[str, Any]:
+    """Build the fields of a position. text: EPOCH:OFFSET:TAG."""
+    epoch, offset, _ = text.split(":")
+    return {"epoch": epoch, "offset": int(offset)}
 
 
 def history(data: Mapping[str, Any]) -> dict[str, Any]:
     """Build the result of `history`."""
-    epoch, offset, _ = data["position"].split(":")
-    return {"publications": publications(data["messages"]), "epoch": epoch, "offset": int(offset)}
+    return {"publications": publications(data["messages"]), **position(data["position"])}
 
 
 def presence(data: Mapping[str, Any]) -> dict[str, Any]:

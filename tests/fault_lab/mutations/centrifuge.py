@@ -1,0 +1,196 @@
+"""Guards of the Centrifuge protocol, and of what it needs below: positions without a tag, changes of each connection."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["CENTRIFUGE_MUTATIONS"]
+
+HERE = "tests/cluster/test_centrifuge.py"
+CLIENT = "gateway/http/protocols/centrifuge/client.py"
+SOCKET = "gateway/http/protocols/centrifuge/websocket.py"
+HISTORY = "tests/contract/test_history.py"
+
+CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="centrifuge: connect comes first",
+        file=CLIENT,
+        old='            raise InvalidMessage("connect comes first, and once")\n',
+        new="            pass\n",
+        argv=test(HERE, "test_frame_that_is_no_command_here_closes_the_connection"),
+    ),
+    Mutation(
+        guard="centrifuge: nothing before the reply to connect",
+        file=CLIENT,
+        old="return self._is_authenticated and isinstance(channel, str)",
+        new="return isinstance(channel, str)",
+        argv=test(HERE, "test_nothing_comes_before_the_reply_to_connect"),
+    ),
+    Mutation(
+        guard="centrifuge: pings wait for connect",
+        file=SOCKET,
+        old="        if self._client.has_answered:\n            self.ping_frame",
+        new="        if True:\n            self.ping_frame",
+        argv=test(HERE, "test_nothing_comes_before_the_reply_to_connect"),
+    ),
+    Mutation(
+        guard="centrifuge: a failed connect ends the connection at once",
+        file=CLIENT,
+        old="            self._connection.close(_CLOSE_CODES.get(text, CloseCode.BAD_TOKEN)",
+        new="            asyncio.get_running_loop().call_soon(self._connection.close, CloseCode.BAD_TOKEN",
+        argv=test(HERE, "test_commands_after_a_connect_that_failed_have_no_effect"),
+    ),
+    Mutation(
+        guard="centrifuge: a token where one is required",
+        file=CLIENT,
+        old="if self._endpoint.registry.requires_identity and self._connection.identity is None:",
+        new="if False:",
+        argv=test(HERE, "test_client_without_a_token_is_refused_where_one_is_required"),
+    ),
+    Mutation(
+        guard="centrifuge: pings count",
+        file=CLIENT,
+        old="""            if self._endpoint.registry.admits(self._connection, counted, size):
+                self._tell([_reply(command.id, "ping", {})])""",
+        new="""            self._tell([_reply(command.id, "ping", {})])""",
+        argv=test(HERE, "test_what_no_service_takes_counts_too"),
+    ),
+    Mutation(
+        guard="centrifuge: empty frames count",
+        file=SOCKET,
+        old="        if is_empty:\n            self._count_frame()\n",
+        new="",
+        argv=test(HERE, "test_what_no_service_takes_counts_too"),
+    ),
+    Mutation(
+        guard="centrifuge: unasked pongs count",
+        file=SOCKET,
+        old="            self._is_pong_due = False\n        else:\n            self._count_frame()\n",
+        new="            self._is_pong_due = False\n",
+        argv=test(HERE, "test_ping_is_an_empty_reply_and_its_pong_an_empty_command"),
+    ),
+    Mutation(
+        guard="centrifuge: bad parameters count",
+        file=CLIENT,
+        old="                registry.refuse(self._connection, error, counted)\n",
+        new='                self._tell([_reply(command.id, "error", codes.error_of(error.code))])\n',
+        argv=test(HERE, "test_command_with_bad_parameters_gets_an_error"),
+    ),
+    Mutation(
+        guard="centrifuge: stale connections",
+        file=SOCKET,
+        old="        if not self._client.has_begun:\n",
+        new="        if False:\n",
+        argv=test(HERE, "test_client_that_does_not_connect_is_stale"),
+    ),
+    Mutation(
+        guard="centrifuge: an object `channels` is about permissions",
+        file=CLIENT,
+        old="*(listed if isinstance(listed, list) else ())",
+        new="*(listed or ())",
+        argv=test(HERE, "test_token_names_channels_that_the_server_subscribes_to"),
+    ),
+    Mutation(
+        guard="centrifuge: one subscription of a channel",
+        file=CLIENT,
+        old="return grants is not None and grants.get(channel_key(PUBSUB, channel)) is SERVER_SIDE",
+        new="return False",
+        argv=test(HERE, "test_second_subscription_is_refused"),
+    ),
+    Mutation(
+        guard="centrifuge: reply before pushes",
+        file="services/pubsub/subscribing.py",
+        old="                if connection.frontend is None:\n",
+        new="                if True:\n",
+        argv=test(HERE, "test_reply_comes_before_what_its_channel_receives"),
+    ),
+    Mutation(
+        guard="centrifuge: rejects what is not recovered",
+        file=CLIENT,
+        old="                self._endpoint.registry[PUBSUB].cut_subscription(self._connection, call.channel)\n",
+        new="",
+        argv=test(HERE, "test_recovery_by_epoch_and_offset_or_by_offset_alone"),
+    ),
+    Mutation(
+        guard="centrifuge: channels of pub/sub only",
+        file="gateway/delivery/batches.py",
+        old="if not connections or not dialect.serves(service):",
+        new="if not connections:",
+        argv=test(HERE, "test_channels_of_other_services_are_not_heard"),
+    ),
+    Mutation(
+        guard="centrifuge: names of channels are texts",
+        file=CLIENT,
+        old="return self._is_authenticated and isinstance(channel, str)",
+        new="return self._is_authenticated",
+        argv=test(HERE, "test_orders_for_channels_whose_names_are_no_texts_do_not_reach_such_clients"),
+    ),
+    Mutation(
+        guard="centrifuge: a gap ends the subscription",
+        file="gateway/delivery/fan_out.py",
+        old="                    self.end_at_gap(connection, key)\n",
+        new="                    pass\n",
+        argv=test(HERE, "test_subscription_ends_at_a_gap_and_the_next_one_says_so"),
+    ),
+    Mutation(
+        guard="centrifuge: a gap of the server's subscription",
+        file="gateway/sdk/notices.py",
+        old="if service is None or service.is_server_side(connection, channel_of(channel)):",
+        new="if service is None:",
+        argv=test(HERE, "test_connection_ends_at_a_gap_of_a_subscription_by_the_server"),
+    ),
+    Mutation(
+        guard="centrifuge: no own joins",
+        file="gateway/delivery/batches.py",
+        old="others = Selector(not_connection=event.change.connection_id)",
+        new="others = None",
+        argv=test("tests/unit/delivery/test_foreign.py", "test_each_connection_that_joins_or_leaves_is_told"),
+    ),
+    Mutation(
+        guard="centrifuge: Snorky's clients hear of identities",
+        file="services/pubsub/presence.py",
+        old="            return None, Selector.nobody()\n",
+        new="            pass\n",
+        argv=test("tests/cluster/test_conformance.py", "test_protocol_holds_in_one_process and presence_and_notices"),
+    ),
+    Mutation(
+        guard="centrifuge: joins that were missed",
+        file="gateway/sdk/notices.py",
+        old="    return write_version(write_change(notice, change_of(difference)), 0, 0)\n",
+        new="    return notice\n",
+        argv=test(HERE, "test_joins_that_a_node_missed_are_told_by_connection"),
+    ),
+    Mutation(
+        guard="centrifuge: sizes of messages as they were written",
+        file="services/pubsub/service.py",
+        old="self._demand_publish(request, channel, message, once)",
+        new="self._demand_publish(request, channel, value, once)",
+        argv=test("tests/unit/http/protocols/test_centrifuge.py", "test_size_of_a_message_is_that_of_its_bytes"),
+    ),
+    Mutation(
+        guard="centrifuge: fields of a message",
+        file="gateway/http/protocols/centrifuge/protobuf.py",
+        old='if count > FIELDS_MAX or (field in found and kind[0] != "@"):',
+        new="if False:",
+        argv=test("tests/unit/http/protocols/test_centrifuge.py", "test_commands_that_are_no_commands_are_refused"),
+    ),
+    Mutation(
+        guard="history: epoch of a position without a tag",
+        file="gateway/redis/history/lua/locate.lua",
+        old="if not epoch or (ARGV[1] ~= '' and ARGV[1] ~= epoch) then",
+        new="if not epoch then",
+        argv=test(HISTORY, "test_position_without_its_tag_is_found_while_it_can_be_read_from and valkey"),
+    ),
+    Mutation(
+        guard="history: a position that can be read from",
+        file="gateway/redis/history/lua/locate.lua",
+        old="local tag = offset == tonumber(state[2]) and state[3]",
+        new="local tag = state[3]",
+        argv=test(HISTORY, "test_position_without_its_tag_is_found_while_it_can_be_read_from and valkey"),
+    ),
+    Mutation(
+        guard="history: an end that Redis refuses",
+        file="gateway/redis/history/store.py",
+        old='        if order == "newest" and beyond == 0:  # an end that Redis refuses\n            limit, beyond = 0, None\n',
+        new="",
+        argv=test(HISTORY, "test_pages_are_read_from_both_ends_and_from_an_offset and valkey"),
+    ),
+)
