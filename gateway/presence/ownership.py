@@ -174,6 +174,10 @@ class Ownership:
             del owned.members[key]
             self._schedule_release(partial(self._leave_again, connection.serial, *key))
 
+    def admit_direct(self, connection: Connection) -> None:
+        """Let direct messages reach a connection that owns nothing. Raises ConnectionClosed."""
+        self._of(connection)
+
     async def claim(self, connection: Connection, names: str, name: str, *, may_take_over: bool = True) -> bool:
         """See Names.claim. may_take_over: take the name from another connection of the same identity."""
         identity = stated_identity(connection.identity) if may_take_over else None

@@ -136,7 +136,9 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
     """Return a node's state, for `snorky stats`."""
     sample = node.metrics.registry.get_sample_value
     totals = ("deliveries", "publications_received", "sent_bytes")
-    transports = [{"transport": each} for each in ("websocket", "sockjs", "raw", "backend")]
+    transports = [
+        {"transport": each} for each in ("websocket", "sockjs", "raw", "centrifuge", "centrifuge-http", "backend")
+    ]
     return {
         "id": node.node_id,
         "sampled_s": time.monotonic(),  # for computing rates: it is read at another time

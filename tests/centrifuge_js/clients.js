@@ -1,9 +1,10 @@
 // Clients of centrifuge-js, one event a line of JSON on standard output; ends with standard input.
 //
-//   node clients.js '{"url", "form": "json" | "protobuf", "count", "channel", "connectionTokens": [..], "channelTokens": [..]}'
+//   node clients.js '{"url", "form": "json" | "protobuf", "count", "channel", "transport", ...}'
 //
-// connectionTokens, channelTokens: given out one after another, the last one again and again; absent: no tokens.
-// Lines of standard input are calls: {"call": "publish", "data"} and others below, made by the first client.
+// transport: "websocket" (default), "http_stream" or "sse". connectionTokens, channelTokens: lists of tokens, given out one
+// after another, the last one again and again; absent: no tokens. Lines of standard input are calls, made by the first
+// client: {"call": "publish", "data"} and others below.
 "use strict";
 
 const readline = require("node:readline");
@@ -27,7 +28,14 @@ function giver(tokens, kind, number) {
 function client(number) {
   const options = { websocket: WebSocket, minReconnectDelay: 50, maxReconnectDelay: 500 };
   if (settings.connectionTokens) options.getToken = giver(settings.connectionTokens, "connection token", number);
-  const centrifuge = new Centrifuge(settings.url, options);
+  let endpoint = settings.url;
+  if (settings.transport && settings.transport !== "websocket") {
+    const base = settings.url.replace("ws://", "http://").replace("/connection/websocket", "");
+    endpoint = [{ transport: settings.transport, endpoint: `${base}/connection/${settings.transport}` }];
+    options.emulationEndpoint = `${base}/emulation`;
+    options.eventsource = require("eventsource");
+  }
+  const centrifuge = new Centrifuge(endpoint, options);
   const note = (kind, about) => tell({ client: number, kind, ...about });
   centrifuge.on("connected", (context) => note("connected", { id: context.client }));
   centrifuge.on("connecting", (context) => note("connecting", { code: context.code }));
@@ -66,7 +74,7 @@ const calls = {
 };
 
 function plain(value) {
-  if (value instanceof Uint8Array) return decode(value);
+  if (value instanceof Uint8Array) return value.length ? decode(value) : null;
   if (Array.isArray(value)) return value.map(plain);
   if (value === null || typeof value !== "object") return value;
   return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, plain(each)]));

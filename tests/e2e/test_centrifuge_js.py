@@ -29,6 +29,7 @@ CLIENTS = 20
 ENV = {
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
     "SNORKY_AUTH__LEEWAY_S": "1",
+    "SNORKY_SERVICES__CHAT__UNMATCHED": "open",
     "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(
         [
             {"match": "by-token:*", "history": 100, "presence": True, "join_leave": True, "allow_subscribe": "token"},
@@ -65,11 +66,21 @@ async def publish_with_faults(fault: str, fleet: Fleet, channel: str) -> None:
             await asyncio.sleep(0.002)
 
 
-@pytest.mark.parametrize("form", ["json", "protobuf"])
+WAYS = (
+    ("websocket", "json"),
+    ("websocket", "protobuf"),
+    ("http_stream", "json"),
+    ("http_stream", "protobuf"),
+    ("sse", "json"),
+)
+
+
+@pytest.mark.parametrize(("transport", "form"), WAYS)
 @pytest.mark.parametrize("fault", ["kill", "drain", "pubsub"])
-async def test_clients_lose_nothing_and_repeat_nothing(tmp_path: Path, fault: str, form: str) -> None:
+async def test_clients_lose_nothing_and_repeat_nothing(tmp_path: Path, fault: str, transport: str, form: str) -> None:
     async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet:
-        async with centrifuge_js(url_of(fleet), count=CLIENTS, form=form, channel=CHANNEL) as clients:
+        about = {"count": CLIENTS, "form": form, "transport": transport, "channel": CHANNEL}
+        async with centrifuge_js(url_of(fleet), **about) as clients:
             await clients.until("subscribed", CLIENTS)
             await publish_with_faults(fault, fleet, CHANNEL)
             await clients.until("pub", CLIENTS * COUNT)
@@ -122,13 +133,14 @@ async def test_client_without_a_right_to_a_channel_is_told_so(tmp_path: Path) ->
             assert (await clients.until("disconnected"))[0]["code"] == 3500
 
 
-@pytest.mark.parametrize("form", ["json", "protobuf"])
-async def test_presence_history_and_calls(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(("transport", "form"), WAYS)
+async def test_presence_history_and_calls(tmp_path: Path, transport: str, form: str) -> None:
     channel = "by-token:room"
     claims: dict[str, Any] = {"ops": ["subscribe", "publish", "history", "presence"]}
     tokens = {"connectionTokens": [token("ann")], "channelTokens": [token("ann", channel=channel, **claims)]}
     async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet:
-        async with centrifuge_js(url_of(fleet), count=3, form=form, channel=channel, **tokens) as clients:
+        about = {"count": 3, "form": form, "transport": transport, "channel": channel}
+        async with centrifuge_js(url_of(fleet), **about, **tokens) as clients:
             await clients.until("subscribed", 3)
             await clients.until("join", 3)
             for number in range(3):

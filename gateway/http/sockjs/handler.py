@@ -23,10 +23,10 @@ from aiohttp import web
 from snorky.gateway.config.origins import Origins
 from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage, InvalidToken
 from snorky.gateway.http.backend.key_brake import Brake
+from snorky.gateway.http.serving.bodies import Bodies
 from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
 from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
 from snorky.gateway.http.sockjs.binding import Who, who_asks
-from snorky.gateway.http.sockjs.bodies import Bodies
 from snorky.gateway.http.sockjs.forwarding.owner import NOT_ADMITTED, Answer
 from snorky.gateway.http.sockjs.forwarding.requester import Requester
 from snorky.gateway.http.sockjs.frames import decode_messages

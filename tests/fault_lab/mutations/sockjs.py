@@ -23,14 +23,14 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="sockjs: deadline of bodies",
-        file="gateway/http/sockjs/bodies.py",
+        file="gateway/http/serving/bodies.py",
         old="asyncio.timeout(BODY_TIMEOUT_S)",
         new="asyncio.timeout(None)",
         argv=test("tests/unit/http/sockjs/test_bodies.py", "test_a_body_that_never_arrives_is_408"),
     ),
     Mutation(
         guard="sockjs: bytes under way of one address",
-        file="gateway/http/sockjs/bodies.py",
+        file="gateway/http/serving/bodies.py",
         old="if self._reserved[site] + size > ADDRESS_MAX_BYTES:",
         new="if False:",
         argv=test("tests/unit/http/sockjs/test_bodies.py", "test_one_address_has_a_bound"),

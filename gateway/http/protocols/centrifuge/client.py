@@ -30,10 +30,11 @@ from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB, client_in
 from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.protocol.codec import Envelope, Json, channel_key, channel_name
 
-__all__ = ["CentrifugeClient"]
+__all__ = ["EMULATION", "CentrifugeClient"]
 
 _Messages = list[dict[str, Any]]
 
+EMULATION: Final = " emulation"  # in place of a service, which cannot have this name
 EARLY_MAX_BYTES: Final = 65_536  # of messages that wait for the reply to `connect`
 SUBSCRIBE_TIMEOUT_S: Final = 5.0  # of the server's subscriptions; those that take longer are pushed later
 _BAD_TOKEN: Final = frozenset(("already_authenticated", "invalid_token", "not_authenticated", "revoked"))
@@ -46,7 +47,11 @@ _RESULTS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
 
 
 class CentrifugeClient:
-    """The `Frontend` of a connection. write: to its transport, also while the connection queues writes."""
+    """The `Frontend` of a connection. write: to its transport, also while the connection queues writes.
+
+    session: what later requests of a client without a WebSocket present; "" = it has one. on_emulated: takes the
+    commands in such a request that came by another node.
+    """
 
     __slots__ = (
         "_command",
@@ -57,6 +62,8 @@ class CentrifugeClient:
         "_form",
         "_has_personal_channel",
         "_is_authenticated",
+        "_on_emulated",
+        "_session",
         "_since",
         "_subs",
         "_task",
@@ -71,12 +78,16 @@ class CentrifugeClient:
         *,
         has_personal_channel: bool,
         write: Callable[[bytes], object],
+        session: str = "",
+        on_emulated: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._connection = connection
         self._form = form
         self._has_personal_channel = has_personal_channel
         self._write_now = write
+        self._session = session
+        self._on_emulated = on_emulated
         self._command: Command | None = None  # `connect`, once it has come
         self._is_authenticated = False
         self._early: list[bytes] | None = []  # messages that wait for the reply to it; None = it is answered
@@ -163,6 +174,10 @@ class CentrifugeClient:
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         """See `Frontend`."""
         message = envelope["message"]
+        if envelope["service"] == EMULATION:
+            if self._on_emulated is not None:
+                self._on_emulated(message)
+            return None
         kind = message.get("type") if isinstance(message, dict) else None
         if kind in ("response", "error"):
             call = Call.read(message.get("callId"))
@@ -242,8 +257,8 @@ class CentrifugeClient:
         subs, self._subs = self._subs, None
         fields = self._about(data) | {
             "ping": max(1, math.ceil(self._endpoint.wheel.interval_s)),
-            "pong": True,
-            "session": self._connection.id,
+            "pong": not self._session,  # each pong would be a request
+            "session": self._session or self._connection.id,
             "node": self._endpoint.node.node_id,
         }
         if subs:

@@ -1,9 +1,9 @@
 """The binary form of Centrifuge messages: Protocol Buffers, for the few messages of this protocol. Pure.
 
 A message is an object, as in the JSON form; what Protocol Buffers leave out (zero, false, empty) is missing in it. Its
-fields are in a table: name -> (number, type). Types: "uint", "int", "bool", "text", "json" (bytes that are JSON), the
-name of a message, "*" and a name (repeated), "@" and a name (a map from texts to messages). What is JSON is decoded as
-`Verbatim`: these clients get back the bytes that they publish.
+fields are in a table: name -> (number, type). Types: "uint", "int", "bool", "text", "bytes", "json" (bytes that are
+JSON), the name of a message, "*" and a name (repeated), "@" and a name (a map from texts to messages). What is JSON is
+decoded as `Verbatim`: these clients get back the bytes that they publish.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ import msgspec
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.protocol.codec import Verbatim, decode_json, encode_json
 
-__all__ = ["delimited", "encode_reply", "read_commands"]
+__all__ = ["FIELDS_MAX", "delimited", "encode_reply", "read_commands", "read_emulation"]
 
 _Fields = Mapping[str, tuple[int, str]]
 
@@ -50,7 +50,9 @@ _MESSAGES: Final[Mapping[str, _Fields]] = {
         "leave": (6, "Change"),
         "unsubscribe": (7, "Unsubscribe"),
         "subscribe": (9, "Subscribe"),
+        "disconnect": (11, "Disconnect"),
     },
+    "Disconnect": {"code": (1, "uint"), "reason": (2, "text")},
     "Publication": _PUBLICATION,
     "ClientInfo": _INFO,
     "Change": {"info": (1, "ClientInfo")},
@@ -117,6 +119,7 @@ _MESSAGES: Final[Mapping[str, _Fields]] = {
     "Position": _POSITION,
     "RpcRequest": {"data": (1, "json"), "method": (2, "text")},
     "SubRefreshRequest": {"channel": (1, "text"), "token": (2, "text")},
+    "EmulationRequest": {"node": (1, "text"), "session": (2, "text"), "data": (3, "bytes")},
 }
 _BY_NUMBER: Final = {
     name: {number: (field, kind) for field, (number, kind) in fields.items()} for name, fields in _MESSAGES.items()
@@ -145,6 +148,11 @@ def read_commands(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:
             raise InvalidMessage("A message is cut")
         yield _decode("Command", frame[at : at + size]), size
         at += size
+
+
+def read_emulation(body: bytes) -> dict[str, Any]:
+    """Decode the request that carries later commands: `node`, `session`, and `data`, a frame. Raises InvalidMessage."""
+    return _decode("EmulationRequest", body)
 
 
 def _encode(name: str, message: Mapping[str, Any]) -> bytes:
@@ -234,6 +242,8 @@ def _value_of(kind: str, value: int | bytes) -> Any:
             return value.decode()
         except UnicodeDecodeError:
             raise InvalidMessage("Invalid UTF-8") from None
+    if kind == "bytes":
+        return value
     return Verbatim(decode_json(value), value) if kind == "json" else _decode(kind, value)
 
 

@@ -8,7 +8,7 @@ from snorky.gateway.protocol.codec import Encoding, Json
 from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect, binary_frame, text_frame
 
-__all__ = ["DIALECTS", "PUBSUB", "client_info", "pub", "push"]
+__all__ = ["DIALECTS", "PUBSUB", "STREAM_DIALECTS", "client_info", "pub", "push"]
 
 PUBSUB: Final = "pubsub"  # the only service that these clients have channels of
 
@@ -60,7 +60,19 @@ def _name(channel: Json) -> str:
     return channel if isinstance(channel, str) else ""
 
 
+def _event(messages: bytes) -> bytes:
+    """Encode messages, one a line, as an event."""
+    return b"data: %b\n\n" % messages.replace(b"\n", b"\ndata: ")
+
+
 DIALECTS: Final[Mapping[str, Dialect]] = {
     "json": Dialect("json", Encoding.JSON, TEXT, text_frame, rendering=_PushRendering(FORMS["json"])),
     "protobuf": Dialect("protobuf", Encoding.JSON, BINARY, binary_frame, rendering=_PushRendering(FORMS["protobuf"])),
+}
+
+# of responses, by the kind of stream
+STREAM_DIALECTS: Final[Mapping[str, Dialect]] = {
+    "json": Dialect("json", Encoding.JSON, TEXT, lambda data: data + b"\n", rendering=DIALECTS["json"].rendering),
+    "protobuf": Dialect("protobuf", Encoding.JSON, TEXT, lambda data: data, rendering=DIALECTS["protobuf"].rendering),
+    "sse": Dialect("json", Encoding.JSON, TEXT, _event, rendering=DIALECTS["json"].rendering),
 }

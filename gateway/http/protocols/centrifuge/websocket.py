@@ -14,6 +14,7 @@ from snorky.gateway.errors import CloseCode, InvalidMessage, InvalidToken
 from snorky.gateway.http.protocols.centrifuge.client import CentrifugeClient
 from snorky.gateway.http.protocols.centrifuge.codes import Disconnect, disconnect_of
 from snorky.gateway.http.protocols.centrifuge.commands import command_of
+from snorky.gateway.http.protocols.centrifuge.emulation import EmulationHandler
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS
 from snorky.gateway.http.protocols.centrifuge.rendering import DIALECTS
 from snorky.gateway.http.websocket.handler import WebSocketHandler
@@ -35,8 +36,8 @@ class CentrifugeHandler:
         self._websockets = websockets
 
     def routes(self, path: str = "/connection/websocket") -> list[web.RouteDef]:
-        """Make the route for an aiohttp application."""
-        return [web.get(path, self._handle, allow_head=False)]
+        """Make the routes for an aiohttp application: WebSocket, and what clients use without it."""
+        return [web.get(path, self._handle, allow_head=False), *EmulationHandler(self._websockets).routes()]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         is_personal = self._websockets.public.centrifuge_personal_channels

@@ -1,7 +1,7 @@
-"""Bodies: reads the bodies that SockJS clients post, with a timeout and a limit of bytes per address.
+"""Bodies: reads the bodies that clients post, with a timeout and a limit of bytes per address.
 
 Rules:
-- The caller looks up the session before reading: the body of a request for an unknown session is not read.
+- The caller looks up the session, if there is one, before reading: no body for an unknown session is read.
 - Before the first byte is read, the whole body is reserved: its declared length, or the maximum. One
   address may have ADDRESS_MAX_BYTES reserved; a body beyond that gets 429.
 - A body that is not complete after BODY_TIMEOUT_S gets 408, and its connection is closed.

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-import snorky.gateway.http.sockjs.bodies as module
+import snorky.gateway.http.serving.bodies as module
 from tests.support.clients.raw_ws import RawClient
 from tests.support.scenarios.site import on_both_loops, until
 from tests.support.scenarios.sockjs_site import SockJSSite, sockjs_site
