@@ -243,7 +243,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="relayed payloads are no replies",
         file="gateway/sdk/topics.py",
-        old="        if is_reply(payload) and",
+        old="        if is_reply(value) and",
         new="        if False and",
         argv=test("tests/unit/sdk/test_service.py", "test_relayed_payload_cannot_be_read_as_a_reply"),
     ),

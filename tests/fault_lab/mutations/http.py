@@ -105,7 +105,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a ping to a silent client",
         file="gateway/http/websocket/protocol.py",
-        old="            self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged",
+        old="            self._connection.write(self.ping_frame)  # if the line dies now, this stays unacknowledged",
         new="            pass",
         argv=test("tests/unit/http/websocket/test_slow_clients.py", "test_a_silent_client_is_pinged_again"),
     ),
@@ -119,8 +119,8 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a key before the body",
         file="gateway/http/backend/door.py",
-        old="            return await self._refuse_key(request)",
-        new="            await request.read()\n            return await self._refuse_key(request)",
+        old="            return await self._refuse_key(request, ",
+        new="            await request.read()\n            return await self._refuse_key(request, ",
         argv=test("tests/unit/http/backend/test_door.py", "test_a_key_is_checked_before_the_body"),
     ),
     Mutation(

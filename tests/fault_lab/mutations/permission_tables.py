@@ -34,15 +34,15 @@ TABLE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="expired connection token",
         file="gateway/auth/tokens.py",
-        old='"require": ["exp", claim], "verify_sub": False',
-        new='"require": ["exp", claim], "verify_sub": False, "verify_exp": False',
+        old='"require": [*expiry, claim], "verify_sub": False',
+        new='"require": [*expiry, claim], "verify_sub": False, "verify_exp": False',
         argv=_TOKENS,
     ),
     Mutation(
         guard="expired subscription token",
         file="gateway/auth/tokens.py",
-        old='"require": ["exp"], "verify_sub": False',
-        new='"require": ["exp"], "verify_sub": False, "verify_exp": False',
+        old='"require": expiry, "verify_sub": False',
+        new='"require": expiry, "verify_sub": False, "verify_exp": False',
         argv=_TOKENS,
     ),
     Mutation(

@@ -21,7 +21,7 @@ def _check(guard: str, file: str, old: str) -> Mutation:
 
 PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
     _check("may publish", _PUBSUB, 'self.demand(request, "publish", channel)'),
-    _check("may read history", _PUBSUB, 'self.demand(request, "history", channel)'),
+    _check("may read history", "services/pubsub/history.py", 'self.demand(request, "history", channel)'),
     _check("may list subscribers", "services/pubsub/presence.py", 'self.demand(request, "presence", channel)'),
     _check(
         "may join or subscribe", "services/rpc.py", "check_allowed(self.permits(request, operation, channel, grant))"
