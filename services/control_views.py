@@ -16,7 +16,7 @@ import structlog
 from snorky.gateway import Compound, Connection, Rosters, Service, SnorkyError, channel_name, history_of, identity_name
 from snorky.services.pubsub.history import read_history
 from snorky.services.pubsub.parameters import check_flag, limit_of, order_of, position_of
-from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, clients_page
+from snorky.services.pubsub.replies import MEMBERS_MAX, NOTHING_TO_RECOVER, clients_page
 from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["ControlViews", "invalid", "name_of"]
@@ -73,7 +73,11 @@ class ControlViews(RPCService):
 
         connections: list the connections instead, each with its identity.
         """
-        rosters, first, count = Rosters(self.cluster, self._service(service).name), _after(after), _limit(limit)
+        rosters, first, count = (
+            Rosters(self.cluster, self._service(service).name),
+            _after(after),
+            _limit(limit, MEMBERS_MAX if connections is True else LIMIT_MAX),
+        )
         check_flag(connections)
         with self._audited(request, service=service, channel=channel_name(channel)) as results:
             census = await rosters.census(channel)
@@ -192,7 +196,7 @@ def _after(after: Any) -> str:
     return after
 
 
-def _limit(limit: Any) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+def _limit(limit: Any, most: int = LIMIT_MAX) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= most:
         raise invalid()
     return limit

@@ -170,6 +170,14 @@ class Connection:
         """
         self.write_reply(self.framed(value))
 
+    def deliver(self, value: Any) -> bool:
+        """Send a message of another node; False: the client's protocol refuses it. Raises as `send`."""
+        taken = None if self.frontend is None else self.frontend.take(value)
+        if taken is not None:
+            return taken
+        self.send(value)
+        return True
+
     def framed(self, value: Any) -> bytes:
         """Encode one message as a frame of this connection's dialect. Raises as `send`.
 

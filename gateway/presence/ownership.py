@@ -271,11 +271,10 @@ class Ownership:
         if owned is None or owned.connection.is_closed:
             return False
         try:
-            owned.connection.send(decode_json(message))
+            return owned.connection.deliver(decode_json(message))
         except Exception:  # a broken transport, or an invalid message: the reader of Redis must continue
             _log.exception("direct message failed", connection=owned.connection.id)
             return False
-        return True
 
     # -- inner -------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,15 @@ class Frontend(Protocol):
     def accepts_order(self, channel: Json) -> bool:
         """Return True if the backend can subscribe the client to a channel now."""
 
+    def recovers_from(self, channel: Json) -> str | None:
+        """Return the position from which the client recovers a server-side subscription; None = it did not say."""
+
+    def take(self, envelope: Mapping[str, Any]) -> bool | None:
+        """Process a message of another node that is for the protocol itself. None = it is a message to the client.
+
+        False: it is refused, and its sender is told so.
+        """
+
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         """Encode a message, without framing; None = send nothing. Must not raise.
 

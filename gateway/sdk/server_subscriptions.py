@@ -13,7 +13,7 @@ Rules:
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, runtime_checkable
@@ -169,18 +169,14 @@ class ServerSubscriptions:
             task.cancel()
         self._again.pop(connection, None)
 
-    async def subscribe_by_token(
-        self, connection: Connection, service: str, channels: Mapping[str, bool | str]
-    ) -> None:
+    async def subscribe_by_token(self, connection: Connection, service: str, channels: Sequence[str]) -> None:
         """Subscribe a connection to the channels that its token names; returns when that is done, or has failed.
 
-        channels: with the position to recover from, or True. Raises InvalidChannel.
+        Raises InvalidChannel.
         """
         work = _Work()
-        tasks = [
-            self._begin(connection, StoredSubscription(service, channel_name(channel)), recover, work)
-            for channel, recover in channels.items()
-        ]
+        wanted = [StoredSubscription(service, channel_name(channel)) for channel in channels]
+        tasks = [self._begin(connection, each, True, work) for each in wanted]
         for task in tasks:
             await _result(task)
 
@@ -247,6 +243,8 @@ class ServerSubscriptions:
         frontend = connection.frontend
         if frontend is not None and not frontend.accepts_order(channel_of(wanted.channel)):
             return False
+        if frontend is not None and recover is True:
+            recover = frontend.recovers_from(channel_of(wanted.channel)) or True
         before = self._subscribing.get(connection, {}).get(key)
         if before is not None and not before.cancelling():
             return before

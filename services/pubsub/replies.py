@@ -7,6 +7,7 @@ from snorky.gateway import Compound, InvalidMessage, Member, Position, Publicati
 from snorky.services.rpc import RPCError
 
 __all__ = [
+    "MEMBERS_MAX",
     "NOTHING_TO_RECOVER",
     "clients",
     "clients_page",

@@ -428,6 +428,45 @@ async def test_token_names_channels_that_the_server_subscribes_to(nodes: Nodes, 
         assert told["subs"]["by-token:a"]["recovered"] is False
 
 
+async def test_recovered_messages_of_all_subscriptions_fit_the_queue(nodes: Nodes) -> None:
+    url = await nodes.start(**ENV, SNORKY_LIMITS__OUTBOX_MAX_BYTES="60000", SNORKY_LIMITS__MESSAGE_MAX_BYTES="20000")
+    channels = [f"by-token:{number}" for number in range(4)]
+    async with dialled(url) as client, Publisher(nodes.redis_url) as publisher:
+        told = await client.call("connect", token=token("ann", channels=channels))
+        places = {name: {"recover": True, "offset": 0, "epoch": each["epoch"]} for name, each in told["subs"].items()}
+        for channel in channels:
+            for _ in range(6):
+                await publisher.publish(channel, "x" * 2_000)
+    async with dialled(url) as again:
+        told = await again.call("connect", token=token("ann", channels=channels), subs=places)
+        recovered = [each["recovered"] for each in told["subs"].values()]
+        assert sorted(recovered) == [False, False, True, True], "and the connection stays"
+        await again.call("ping")
+
+
+async def test_identity_that_is_too_long_for_a_personal_channel_has_none(nodes: Nodes) -> None:
+    url = await nodes.start(**ENV, SNORKY_PUBLIC__CENTRIFUGE_PERSONAL_CHANNELS="true")
+    async with connected(url, token("x" * 255)) as client:
+        await client.call("ping")
+        await nodes.until_subscribed(0)
+
+
+async def test_stored_subscriptions_recover_from_where_the_client_was(nodes: Nodes, url: str) -> None:
+    private_url = nodes.gateways[0].private_urls[0]
+    async with AsyncSnorkyBackend(SnorkyHTTPTransport(f"{private_url}/backend")) as backend:
+        await AsyncControl(backend).subscribe("by-token:z", identity="ann")
+    async with connected(url, token("ann")) as client, Publisher(nodes.redis_url) as publisher:
+        begun = await client.push("by-token:z", "subscribe")
+        await publisher.publish("by-token:z", 1)
+        await client.push("by-token:z", "pub")
+        place = {"recover": True, "epoch": begun["epoch"], "offset": 1}
+    async with Publisher(nodes.redis_url) as publisher:
+        await publisher.publish("by-token:z", 2)
+    async with dialled(url) as again:
+        await again.call("connect", token=token("ann"), subs={"by-token:z": place})
+        assert await again.push("by-token:z", "pub") == {"data": 2, "offset": 2}
+
+
 async def test_nothing_comes_before_the_reply_to_connect(nodes: Nodes, url: str) -> None:
     private_url = nodes.gateways[0].private_urls[0]
     headers = {"Authorization": f"Bearer {token('ann')}"}

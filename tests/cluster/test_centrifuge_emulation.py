@@ -122,10 +122,7 @@ async def test_who_does_not_know_the_session_cannot_use_it(nodes: Nodes, url: st
         }[changed]
         for at in (url, other_url):
             status = await client.send(at, {"id": 2, "ping": {}}, **wrong)
-            if changed == "secret" and at == other_url:
-                assert status == 204, "the other node cannot know that it is wrong"
-            else:
-                assert status == (400 if changed == "session" else 404)
+            assert status == (404 if changed in ("secret", "serial") else 400)
         assert await client.send(other_url, {"id": 3, "ping": {}}) == 204
         assert (await client.next())["id"] == 3, "and nothing of what came with a wrong session"
 
@@ -169,6 +166,47 @@ async def test_only_pages_of_allowed_origins_connect(url: str) -> None:
                     assert (response.headers.get("Access-Control-Allow-Origin") == origin) is (status == 204)
             async with http.post(f"{url}/emulation", data="{}", headers=headers) as response:
                 assert response.status == (400 if status == 204 else 403)
+
+
+async def test_url_may_only_connect_and_subscribe(nodes: Nodes, url: str) -> None:
+    for commands, is_allowed in (
+        ([{"id": 2, "subscribe": {"channel": CHANNEL}}], True),
+        ([{"id": 2, "publish": {"channel": CHANNEL, "data": 1}}], False),
+    ):
+        async with streaming(url, "sse", *commands) as client:
+            if is_allowed:
+                await client.until("subscribe")
+            else:
+                assert (await client.until("push"))["disconnect"]["code"] == 3501
+    async with aiohttp.ClientSession(headers={"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}) as http:
+        async with http.get(f"{url}/connection/sse?cf_connect=") as response:
+            assert response.status == 403, "a link"
+
+
+async def test_requests_of_a_client_are_limited(nodes: Nodes, url: str) -> None:
+    async with streaming(url, "http") as client:
+        await client.send(url, *([{}] * 3_000))
+        assert (await client.until("push"))["disconnect"]["code"] == 3504
+    url = await nodes.start(SNORKY_LIMITS__FRAMES_PER_S="1")
+    async with streaming(url, "http") as client:
+        for _ in range(20):
+            await client.send(url)
+        assert (await client.until("push"))["disconnect"]["code"] == 3504
+
+
+async def test_commands_of_many_requests_keep_their_order(nodes: Nodes, url: str) -> None:
+    async with streaming(url, "http", {"id": 2, "subscribe": {"channel": CHANNEL}}) as client:
+        await client.until("subscribe")
+        for at in range(5):
+            numbers = range(100 * at, 100 * at + 100)
+            commands = [{"id": each + 10, "publish": {"channel": CHANNEL, "data": each}} for each in numbers]
+            assert await client.send(url, *commands) == 204
+        seen = []
+        while len(seen) < 500:
+            message = await client.next()
+            if "push" in message:
+                seen.append(message["push"]["pub"]["data"])
+        assert seen == list(range(500))
 
 
 async def test_client_that_leaves_is_noticed(nodes: Nodes, url: str) -> None:

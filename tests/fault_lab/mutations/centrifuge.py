@@ -8,6 +8,9 @@ HERE = "tests/cluster/test_centrifuge.py"
 CLIENT = "gateway/http/protocols/centrifuge/client.py"
 SOCKET = "gateway/http/protocols/centrifuge/websocket.py"
 HISTORY = "tests/contract/test_history.py"
+EMULATED = "gateway/http/protocols/centrifuge/emulated.py"
+EMULATION = "tests/cluster/test_centrifuge_emulation.py"
+API = "tests/cluster/test_centrifuge_api.py"
 
 CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -171,6 +174,83 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         old='if count > FIELDS_MAX or (field in found and kind[0] != "@"):',
         new="if False:",
         argv=test("tests/unit/http/protocols/test_centrifuge.py", "test_commands_that_are_no_commands_are_refused"),
+    ),
+    Mutation(
+        guard="emulation: a URL may only connect and subscribe",
+        file=EMULATED,
+        old="elif may_only_read and command.method not in _READING:",
+        new="elif False:",
+        argv=test(EMULATION, "test_url_may_only_connect_and_subscribe"),
+    ),
+    Mutation(
+        guard="emulation: links",
+        file="gateway/http/protocols/centrifuge/emulation.py",
+        old="                check_navigation(request, may_be_framed=False)\n",
+        new="",
+        argv=test(EMULATION, "test_url_may_only_connect_and_subscribe"),
+    ),
+    Mutation(
+        guard="emulation: pongs count",
+        file=EMULATED,
+        old="                if command is None:  # a pong, which nobody asked for\n                    self._endpoint.registry.check_frame(self.connection)",
+        new="                if command is None:\n                    pass",
+        argv=test(EMULATION, "test_requests_of_a_client_are_limited"),
+    ),
+    Mutation(
+        guard="emulation: empty requests count",
+        file=EMULATED,
+        old="            if not count:\n                self._endpoint.registry.check_frame(self.connection)\n",
+        new="",
+        argv=test(EMULATION, "test_requests_of_a_client_are_limited"),
+    ),
+    Mutation(
+        guard="emulation: the session is a secret",
+        file=EMULATED,
+        old="if not hmac.compare_digest(secret.encode(), self._secret.encode()):",
+        new="if False:",
+        argv=test(EMULATION, "test_who_does_not_know_the_session_cannot_use_it"),
+    ),
+    Mutation(
+        guard="emulation: form of a session",
+        file="gateway/http/protocols/centrifuge/emulation.py",
+        old="if parts is None or parts[1] != node_id:",
+        new="if parts is None:",
+        argv=test(EMULATION, "test_who_does_not_know_the_session_cannot_use_it"),
+    ),
+    Mutation(
+        guard="centrifuge: recovered messages in the reply to connect",
+        file=CLIENT,
+        old="            if self._subs_bytes > self._most_bytes:",
+        new="            if False:",
+        argv=test(HERE, "test_recovered_messages_of_all_subscriptions_fit_the_queue"),
+    ),
+    Mutation(
+        guard="centrifuge: a personal channel has a valid name",
+        file=CLIENT,
+        old="filter(_is_channel, (personal, *named))",
+        new="(*filter(None, (personal,)), *filter(_is_channel, named))",
+        argv=test(HERE, "test_identity_that_is_too_long_for_a_personal_channel_has_none"),
+    ),
+    Mutation(
+        guard="centrifuge: stored subscriptions recover",
+        file="gateway/sdk/server_subscriptions.py",
+        old="            recover = frontend.recovers_from(channel_of(wanted.channel)) or True\n",
+        new="            pass\n",
+        argv=test(HERE, "test_stored_subscriptions_recover_from_where_the_client_was"),
+    ),
+    Mutation(
+        guard="server API: its key",
+        file="gateway/http/backend/door.py",
+        old='        presented = request.headers.get("X-Backend-Key", "") if key is None else key\n',
+        new='        presented = request.headers.get("X-Backend-Key", "") if key is None else "a-key-of-a-backend-0123456789abcdef"\n',
+        argv=test(API, "test_only_a_key_opens_it"),
+    ),
+    Mutation(
+        guard="server API: services of a key",
+        file="gateway/http/backend/routes.py",
+        old="            if not self._private.permits(sender.key_name, envelope.service):\n",
+        new="            if False:\n",
+        argv=test(API, "test_key_of_one_service_opens_no_other"),
     ),
     Mutation(
         guard="history: epoch of a position without a tag",

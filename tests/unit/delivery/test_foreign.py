@@ -48,6 +48,12 @@ class Translator:
     def accepts_order(self, channel: Json) -> bool:
         return True
 
+    def recovers_from(self, channel: Json) -> None:
+        return None
+
+    def take(self, envelope: Mapping[str, Any]) -> None:
+        return None
+
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         message = envelope["message"]
         return None if message == "nothing" else str(message).encode()

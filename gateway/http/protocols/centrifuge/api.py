@@ -10,9 +10,11 @@ import base64
 import binascii
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+import structlog
 from aiohttp import web
 
 from snorky.gateway.errors import InvalidMessage, ServiceNotPermitted, UnknownService
@@ -23,10 +25,16 @@ from snorky.gateway.protocol.codec import Envelope, decode_json, encode_json
 
 __all__ = ["CentrifugeAPI", "key_in"]
 
+_log = structlog.get_logger("snorky.centrifuge")
+
 PUBLISHING: Final = "pubsub_backend"
 CONTROL: Final = "control"
 HISTORY_MAX: Final = 300
 PAGE: Final = 200  # entries of a call of `control`
+MEMBERS_PAGE: Final = 5_000  # each page reads the whole roster
+CALLS_MAX: Final = 5_000  # of services, for one request
+PARALLEL: Final = 16  # commands of a batch
+TIMEOUT_S: Final = 20.0  # of one request: a supervisor waits a little longer
 LIST_MAX: Final = 50_000  # channels, nodes or clients in one reply
 COMMANDS_MAX: Final = 1_000  # of one batch, and channels of one broadcast
 _STATUSES: Final = {102: 404, 104: 404, 107: 400, 108: 400, 112: 416, 113: 409}  # 500 for others
@@ -46,13 +54,18 @@ class _Caller:
 
     backend: BackendHandler
     sender: Sender
+    calls: list[str] = field(default_factory=list)  # so far
 
     async def call(self, service: str, command: str, **params: Any) -> Any:
         """Return the data of the response. Raises _Failed."""
+        self.calls.append(command)
+        if len(self.calls) > CALLS_MAX:
+            raise _Failed(error(ErrorCode.LIMIT_EXCEEDED))
         kept = {name: value for name, value in params.items() if value is not None or name == "message"}
         envelope = Envelope(service, {"command": command, "params": kept, "callId": 1})
         try:
-            reply: Any = decode_json(await self.backend.reply_to(envelope, self.sender))
+            # without the limits of a message: it contains many
+            reply: Any = msgspec.json.decode(await self.backend.reply_to(envelope, self.sender))
         except UnknownService:
             raise _Failed(error(ErrorCode.NOT_AVAILABLE)) from None
         except ServiceNotPermitted:
@@ -64,12 +77,12 @@ class _Caller:
             raise _Failed(error_of(message["code"], message["message"]))
         return message["data"]
 
-    async def pages(self, command: str, entries: str, **params: Any) -> list[Any]:
+    async def pages(self, command: str, entries: str, page_size: int = PAGE, **params: Any) -> list[Any]:
         """Return the entries of all pages. Raises _Failed: also if there are too many."""
         found: list[Any] = []
         after = None
         while True:
-            page = await self.call(CONTROL, command, after=after, limit=PAGE, **params)
+            page = await self.call(CONTROL, command, after=after, limit=page_size, **params)
             found += page[entries]
             after = page["next"]
             if after is None:
@@ -105,7 +118,11 @@ class CentrifugeAPI:
             params = None
         if not isinstance(params, dict):
             raise web.HTTPBadRequest
-        reply = await _replied(method, _Caller(self._backend, sender), params)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                reply = await _replied(method, _Caller(self._backend, sender), params)
+        except TimeoutError:
+            reply = {"error": error(ErrorCode.INTERNAL)}
         status = 200
         if "error" in reply and request.headers.get("X-Centrifugo-Error-Mode") == "transport":
             status = _STATUSES.get(reply["error"]["code"], 500)
@@ -131,6 +148,9 @@ async def _replied(method: _Method, caller: _Caller, params: dict[str, Any]) -> 
         return {"result": await method(caller, params)}
     except _Failed as failed:
         return {"error": dict(failed.error)}
+    except Exception:  # the top of a method: the results of the others in a batch must not be lost
+        _log.exception("method failed")
+        return {"error": error(ErrorCode.INTERNAL)}
 
 
 # -- methods: their parameters are those of Centrifugo ----------------------------------------------------------------
@@ -208,14 +228,18 @@ async def _refresh(caller: _Caller, params: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _presence(caller: _Caller, params: dict[str, Any]) -> dict[str, Any]:
-    found = await caller.pages("presence", "connections", channel=_channel(params), connections=True)
+    found = await _members(caller, params)
     return replies.presence({"connections": found})
 
 
 async def _presence_stats(caller: _Caller, params: dict[str, Any]) -> dict[str, Any]:
-    found = await caller.pages("presence", "connections", channel=_channel(params), connections=True)
+    found = await _members(caller, params)
     users = {each["identity"] or each["connection"] for each in found}
     return {"num_clients": len(found), "num_users": len(users)}
+
+
+async def _members(caller: _Caller, params: dict[str, Any]) -> list[Any]:
+    return await caller.pages("presence", "connections", MEMBERS_PAGE, channel=_channel(params), connections=True)
 
 
 async def _history(caller: _Caller, params: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +293,13 @@ async def _batch(caller: _Caller, params: dict[str, Any]) -> dict[str, Any]:
         return reply if "error" in reply else {name: reply["result"]}
 
     if params.get("parallel"):
-        return {"replies": await asyncio.gather(*map(run, commands))}
+        turns = asyncio.Semaphore(PARALLEL)
+
+        async def in_turn(command: Any) -> dict[str, Any]:
+            async with turns:
+                return await run(command)
+
+        return {"replies": await asyncio.gather(*map(in_turn, commands))}
     return {"replies": [await run(each) for each in commands]}
 
 

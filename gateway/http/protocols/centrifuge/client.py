@@ -11,7 +11,9 @@ Rules:
 import asyncio
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import structlog
 
 from snorky.gateway._version import __version__
 from snorky.gateway.connection.connection import SERVER_SIDE, Connection
@@ -30,12 +32,13 @@ from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB, client_in
 from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.protocol.codec import Envelope, Json, channel_key, channel_name
 
-__all__ = ["EMULATION", "CentrifugeClient"]
+__all__ = ["EMULATION", "CentrifugeClient", "Wire"]
+
+_log = structlog.get_logger("snorky.centrifuge")
 
 _Messages = list[dict[str, Any]]
 
 EMULATION: Final = " emulation"  # in place of a service, which cannot have this name
-EARLY_MAX_BYTES: Final = 65_536  # of messages that wait for the reply to `connect`
 SUBSCRIBE_TIMEOUT_S: Final = 5.0  # of the server's subscriptions; those that take longer are pushed later
 _BAD_TOKEN: Final = frozenset(("already_authenticated", "invalid_token", "not_authenticated", "revoked"))
 _RESULTS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
@@ -46,12 +49,22 @@ _RESULTS: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
 }
 
 
-class CentrifugeClient:
-    """The `Frontend` of a connection. write: to its transport, also while the connection queues writes.
+class Wire(Protocol):
+    """The transport of a connection. is_full: it accepts no bytes now, and resumes the connection later."""
 
-    session: what later requests of a client without a WebSocket present; "" = it has one. on_emulated: takes the
-    commands in such a request that came by another node.
-    """
+    @property
+    def is_full(self) -> bool: ...
+
+    @property
+    def write(self) -> Callable[[bytes], object]:
+        """Accepts bytes, also while the connection queues its writes."""
+
+    def take_commands(self, message: Any) -> bool:
+        """Process later commands that came by another node; False = they are refused."""
+
+
+class CentrifugeClient:
+    """The `Frontend` of a connection. wire: its transport. session: what later requests present; "" = a WebSocket."""
 
     __slots__ = (
         "_command",
@@ -62,12 +75,12 @@ class CentrifugeClient:
         "_form",
         "_has_personal_channel",
         "_is_authenticated",
-        "_on_emulated",
         "_session",
         "_since",
         "_subs",
+        "_subs_bytes",
         "_task",
-        "_write_now",
+        "_wire",
     )
 
     def __init__(
@@ -77,23 +90,22 @@ class CentrifugeClient:
         form: Form,
         *,
         has_personal_channel: bool,
-        write: Callable[[bytes], object],
+        wire: Wire,
         session: str = "",
-        on_emulated: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._connection = connection
         self._form = form
         self._has_personal_channel = has_personal_channel
-        self._write_now = write
+        self._wire = wire
         self._session = session
-        self._on_emulated = on_emulated
         self._command: Command | None = None  # `connect`, once it has come
         self._is_authenticated = False
         self._early: list[bytes] | None = []  # messages that wait for the reply to it; None = it is answered
         self._early_bytes = 0
         self._since: dict[str, tuple[int, str]] = {}  # from where it recovers the server's subscriptions
         self._subs: dict[str, Any] | None = None  # the server's subscriptions, while they are made
+        self._subs_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -171,13 +183,18 @@ class CentrifugeClient:
         """See `Frontend`: names of channels are texts in this protocol."""
         return self._is_authenticated and isinstance(channel, str)
 
+    def recovers_from(self, channel: Json) -> str | None:
+        """See `Frontend`."""
+        found = self._since.get(channel) if isinstance(channel, str) else None
+        return None if found is None else found[1]
+
+    def take(self, envelope: Mapping[str, Any]) -> bool | None:
+        """See `Frontend`: later commands of a client without a WebSocket."""
+        return self._wire.take_commands(envelope["message"]) if envelope["service"] == EMULATION else None
+
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         """See `Frontend`."""
         message = envelope["message"]
-        if envelope["service"] == EMULATION:
-            if self._on_emulated is not None:
-                self._on_emulated(message)
-            return None
         kind = message.get("type") if isinstance(message, dict) else None
         if kind in ("response", "error"):
             call = Call.read(message.get("callId"))
@@ -241,14 +258,18 @@ class CentrifugeClient:
         self._task = asyncio.get_running_loop().create_task(self._subscribe_own(channels, data))
 
     async def _subscribe_own(self, channels: list[str], data: Mapping[str, Any]) -> None:
-        wanted = {each: self._since[each][1] if each in self._since else True for each in channels}
         try:
             async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
-                await self._endpoint.node.control.subscriptions.subscribe_by_token(self._connection, PUBSUB, wanted)
+                await self._endpoint.node.control.subscriptions.subscribe_by_token(self._connection, PUBSUB, channels)
         except TimeoutError:
             pass
-        if not self._connection.is_closed:
-            self._answer_connect(data)
+        except Exception:  # the top of a task: the client must not wait for ever
+            _log.exception("subscriptions of a token failed", connection=self._connection.id)
+            self._connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+        if self._connection.is_closed:
+            return
+        self._answer_connect(data)
+        if not self._wire.is_full:  # else the transport resumes the connection when it has room
             self._connection.resume()
 
     def _answer_connect(self, data: Mapping[str, Any]) -> None:
@@ -264,15 +285,15 @@ class CentrifugeClient:
         if subs:
             fields["subs"] = {channel: result for channel, result in subs.items() if result is not None}
         reply = self._form.encode(_reply(self._command.id, "connect", fields))
-        self._write_now(self._connection.dialect.frame(self._form.join((reply, *early))))
+        self._wire.write(self._connection.dialect.frame(self._form.join((reply, *early))))
 
     def _own_channels(self) -> list[str]:
         """Return the channels that the server subscribes the client to."""
         connection, claims = self._connection, self._connection.claims
-        personal = [f"#{connection.identity}"] if self._has_personal_channel and connection.identity else []
+        personal = f"#{connection.identity}" if self._has_personal_channel and connection.identity else None
         listed, described = claims.get("channels"), claims.get("subs")  # an object `channels` is about permissions
         named = [*(listed if isinstance(listed, list) else ()), *(described if isinstance(described, dict) else ())]
-        return list(dict.fromkeys((*personal, *filter(_is_channel, named))))[
+        return list(dict.fromkeys(filter(_is_channel, (personal, *named))))[
             : self._endpoint.node.limits.channels_per_connection
         ]
 
@@ -284,6 +305,9 @@ class CentrifugeClient:
         channel = message["channel"]
         if self._subs is not None and channel in self._subs:
             since = self._since.get(channel)
+            self._subs_bytes += sum(len(each["message"] or b"") for each in message.get("messages", ()))
+            if self._subs_bytes > self._most_bytes:  # as if they were too many to recover
+                message = {**message, "recovered": False, "messages": ()}
             self._subs[channel] = replies.subscribed(message, None if since is None else since[0])
             return self._join(channel)
         missed = [push(channel, "pub", each) for each in replies.publications(message.get("messages", ()))]
@@ -306,10 +330,15 @@ class CentrifugeClient:
         if self._early is None:
             return encoded
         self._early_bytes += len(encoded)
-        if self._early_bytes > EARLY_MAX_BYTES:
+        if self._early_bytes > self._most_bytes:
             self._connection.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
         self._early.append(encoded)
         return None
+
+    @property
+    def _most_bytes(self) -> int:
+        """The limit of what waits for the reply to `connect`, and of the recovered messages in it."""
+        return self._connection.outbox_max_bytes // 2
 
     def _tell(self, messages: _Messages) -> None:
         encoded = self._after_connect(messages)

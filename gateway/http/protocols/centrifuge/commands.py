@@ -5,6 +5,7 @@ The `callId` of an envelope is a `Call`: so the reply says which command it answ
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,6 +33,7 @@ METHODS: Final = frozenset(
         "unsubscribe",
     )
 )
+_SERVICE: Final = re.compile("[a-z0-9_-]+")
 HISTORY_MAX: Final = 300  # publications in one reply
 _REJECTS_UNRECOVERED: Final = 2  # in `flag` of subscribe
 
@@ -172,7 +174,7 @@ def _place_in(params: dict[str, Any]) -> tuple[int, str]:
 def _rpc(command: Command) -> Envelope:
     service, _, name = _text(command.params.get("method")).partition(".")
     params = command.params.get("data", {})
-    if not name or service in (PUBSUB, AUTH):
+    if not name or service in (PUBSUB, AUTH) or not _SERVICE.fullmatch(service):
         raise Unavailable
     if isinstance(params, Verbatim):
         params = params.value

@@ -11,10 +11,8 @@ Rules:
 - The end is a push `disconnect`, then the end of the response.
 """
 
-import asyncio
 import base64
-import hmac
-import secrets
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, Final
@@ -26,21 +24,17 @@ from snorky.gateway.config.origins import Origins
 from snorky.gateway.contracts.directory import Owner
 from snorky.gateway.errors import (
     BrokerUnavailable,
-    CloseCode,
     ConfigurationError,
     ConnectionClosed,
     InvalidMessage,
     InvalidToken,
 )
-from snorky.gateway.http.protocols.centrifuge.client import EMULATION, CentrifugeClient
-from snorky.gateway.http.protocols.centrifuge.codes import Disconnect, disconnect_of
-from snorky.gateway.http.protocols.centrifuge.commands import command_of
-from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form
+from snorky.gateway.http.protocols.centrifuge.client import EMULATION
+from snorky.gateway.http.protocols.centrifuge.emulated import EmulatedConnection
 from snorky.gateway.http.protocols.centrifuge.protobuf import read_emulation
-from snorky.gateway.http.protocols.centrifuge.rendering import STREAM_DIALECTS
 from snorky.gateway.http.serving.bodies import Bodies
-from snorky.gateway.http.serving.page_check import check_page, cors_headers
-from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES, ResponseStream, is_gone, write_stream
+from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
+from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
 from snorky.gateway.http.websocket.credentials import admit
 from snorky.gateway.http.websocket.entry import Entry, enter, refuse_draining
 from snorky.gateway.http.websocket.handler import WebSocketHandler
@@ -51,131 +45,12 @@ from snorky.gateway.protocol.codec import decode_json, encode_json
 
 __all__ = ["EmulationHandler"]
 
+FORWARDS_MAX: Final = 100  # requests that wait for another node
+_SESSION: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9]{1,18})~([A-Za-z0-9_.-]{1,64})~([0-9a-f]{32})")
 BEAT_S: Final = 1.0  # maximum delay of noticing that a client has gone
 _BINARY: Final = "application/octet-stream"
 _TYPES: Final = {"sse": "text/event-stream; charset=utf-8", "json": "text/plain; charset=utf-8", "protobuf": _BINARY}
 _Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class EmulatedConnection:
-    """One client: the transport of its connection. kind: "sse", "json" or "protobuf". cut: aborts its connection."""
-
-    transport_name = "centrifuge-http"
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        wheel: TimerWheel,
-        stream: ResponseStream,
-        address: str,
-        kind: str,
-        *,
-        cut: Callable[[], None],
-        has_personal_channel: bool,
-        ping_every_s: float,
-    ) -> None:
-        self.slot = 0  # of the wheel
-        self.close_code: int = CloseCode.ABNORMAL
-        self._endpoint = endpoint
-        self._wheel = wheel
-        self._stream = stream
-        self._cut = cut
-        self._form: Form = FORMS["protobuf" if kind == "protobuf" else "json"]
-        self._ping_every_s = self._ping_in_s = ping_every_s
-        self.connection = endpoint.node.new_connection(self, STREAM_DIALECTS[kind], remote_ip=address)
-        self._secret = secrets.token_hex(16)
-        self.session = f"{self.connection.id}~{_incarnation_of(endpoint)}~{self._secret}"
-        self.client = self.connection.frontend = CentrifugeClient(
-            endpoint,
-            self.connection,
-            self._form,
-            has_personal_channel=has_personal_channel,
-            write=stream.send,
-            session=self.session,
-            on_emulated=self.take,
-        )
-        stream.on_drained = self.connection.resume
-        stream.on_lost = self.connection.mark_closed
-
-    def take(self, message: Mapping[str, Any]) -> None:
-        """Process the commands of a later request that came by another node: {"secret", "data" in base64}."""
-        secret, data = message.get("secret"), message.get("data")
-        if isinstance(secret, str) and isinstance(data, str):
-            self.receive(secret, base64.b64decode(data))
-
-    def receive(self, secret: str, frame: bytes) -> bool:
-        """Process commands. Returns False: the secret is wrong."""
-        if not hmac.compare_digest(secret.encode(), self._secret.encode()):
-            return False
-        self.process(frame)
-        return True
-
-    def process(self, frame: bytes) -> None:
-        """Process the commands of a frame."""
-        self._endpoint.count_message(len(frame), self.transport_name)
-        try:
-            for value, size in self._form.read(frame):
-                if self.connection.is_closed:
-                    return
-                command = command_of(value)
-                if command is not None:  # else a pong
-                    self.client.process(command, size)
-        except InvalidMessage as error:
-            self._endpoint.node.metrics.client_errors.labels(error.code).inc()
-            self.connection.close(Disconnect.BAD_REQUEST, "bad request")
-
-    # -- Transport -----------------------------------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """Queue messages for the response."""
-        self._stream.send(data)
-        if self._stream.buffered_bytes() > HIGH_WATER_BYTES:
-            self.connection.pause()
-
-    def buffered_bytes(self) -> int:
-        """Return the number of bytes queued in the response."""
-        return self._stream.buffered_bytes()
-
-    def pause_reading(self) -> None:
-        """Do nothing: each request is answered when its commands are queued, which has its own limits."""
-
-    def resume_reading(self) -> None:
-        """Do nothing: see `pause_reading`."""
-
-    def close(self, code: int, reason: str) -> None:
-        """End the stream with a push."""
-        self.close_code = code
-        if code == CloseCode.SLOW_CONSUMER:
-            self._endpoint.node.metrics.slow_consumers_closed.inc()
-        end = {"push": {"disconnect": {"code": int(disconnect_of(code, reason)), "reason": reason}}}
-        self._stream.send(self.connection.dialect.frame(self._form.encode(end)))
-        self._stream.end()
-        asyncio.get_running_loop().call_soon(self.leave_node)  # later: services must not be called in their own calls
-        self._wheel.end_soon(self)
-
-    def leave_node(self) -> None:
-        """Remove the connection from the node. Idempotent."""
-        self.client.stop()
-        self._endpoint.node.disconnect(self.connection, self.close_code)
-
-    # -- TimedConnection -----------------------------------------------------------------------------------------
-
-    def beat(self) -> None:
-        """End if the client has gone, or has sent no `connect`; ping when due."""
-        if self._stream.is_gone():
-            self.abort()
-            return
-        self._ping_in_s -= self._wheel.interval_s
-        if self._ping_in_s <= 0 and self.client.has_answered:
-            self._ping_in_s = self._ping_every_s
-            self.connection.write(self.connection.dialect.frame(self._form.ping))
-
-    def abort(self) -> None:
-        """End immediately: the client has gone, or does not receive the end."""
-        self.connection.mark_closed()
-        self.leave_node()
-        self._stream.lose()
-        self._cut()
 
 
 class EmulationHandler:
@@ -185,6 +60,7 @@ class EmulationHandler:
         self._websockets = websockets
         self._allowed_origins = Origins(websockets.public.allowed_origins)
         self._connections: dict[str, EmulatedConnection] = {}  # of this node, by session
+        self._forwards = 0  # in progress
 
     def routes(self) -> list[web.RouteDef]:
         """Make the routes for an aiohttp application."""
@@ -262,9 +138,7 @@ class EmulationHandler:
             _admit_direct(endpoint, made)
             self._wheel.add(made)
             self._connections[made.session] = made
-            made.process(commands)
-            if not made.client.has_begun and not connection.is_closed:
-                connection.close(Disconnect.BAD_REQUEST, "bad request")
+            made.queue(commands, may_only_read=request.method == "GET")
             headers = {**_headers(kind), **cors_headers(request)}
             return await write_stream(request, stream, headers, b"", lambda data: (data,), keeps_alive=False)
         finally:
@@ -289,15 +163,16 @@ class EmulationHandler:
         body = await self._body(request)
         try:
             node_id, session, data = _read(body, is_binary=request.content_type == _BINARY)
-            connection_id, incarnation, secret = session.split("~")
-            serial = int(connection_id.rpartition(".")[2])
         except (InvalidMessage, ValueError):
             raise HandshakeRefused(400, "request", "Send node, session and data") from None
+        parts = _SESSION.fullmatch(session)  # it becomes a part of a message to the other node
+        if parts is None or parts[1] != node_id:
+            raise HandshakeRefused(400, "request", "This is no session")
         if node_id == self._websockets.endpoint.node.node_id:
             made = self._connections.get(session)
-            is_received = made is not None and made.receive(secret, data)
+            is_received = made is not None and made.receive(parts[4], data)
         else:
-            is_received = await self._forward(Owner(node_id, incarnation, serial), secret, data)
+            is_received = await self._forward(Owner(node_id, parts[3], int(parts[2])), parts[4], data)
         if not is_received:
             admission = self._websockets.endpoint.admission
             admission.knock(admission.client_ip(request))  # each guess counts as a handshake
@@ -311,7 +186,13 @@ class EmulationHandler:
             directory = self._websockets.endpoint.node.ownership.directory
         except ConfigurationError:  # this node is alone
             return False
-        return await directory.send(owner, encode_json({"service": EMULATION, "message": message}))
+        if self._forwards >= FORWARDS_MAX:
+            raise BrokerUnavailable("too many commands wait for other nodes")
+        self._forwards += 1
+        try:
+            return await directory.send(owner, encode_json({"service": EMULATION, "message": message}))
+        finally:
+            self._forwards -= 1
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -329,6 +210,8 @@ class EmulationHandler:
             response: web.StreamResponse
             try:
                 check_page(request, self._allowed_origins)
+                check_navigation(request, may_be_framed=False)
+                check_stated(request, self._allowed_origins, is_for_browsers=False)
                 response = await answer(request)
             except HandshakeRefused as refused:
                 response = self._websockets.refuse(request, refused)
@@ -363,13 +246,6 @@ def _headers(kind: str) -> Mapping[str, str]:
         "Cache-Control": "no-store, no-transform",
         "X-Content-Type-Options": "nosniff",
     }
-
-
-def _incarnation_of(endpoint: Endpoint) -> str:
-    try:
-        return endpoint.node.ownership.directory.incarnation
-    except ConfigurationError:  # this node is alone
-        return "0"
 
 
 def _admit_direct(endpoint: Endpoint, made: EmulatedConnection) -> None:

@@ -5,7 +5,7 @@ A frame has one or more commands. Pings are empty replies, which clients answer 
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -71,7 +71,7 @@ class CentrifugeWebSocket(WebSocketProtocol):
         self._form = FORMS[form]
         self.ping_frame = PING_FRAME  # of WebSocket, until `connect` is answered
         self._client = self._connection.frontend = CentrifugeClient(
-            endpoint, self._connection, self._form, has_personal_channel=has_personal_channel, write=transport.write
+            endpoint, self._connection, self._form, has_personal_channel=has_personal_channel, wire=self
         )
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -86,6 +86,15 @@ class CentrifugeWebSocket(WebSocketProtocol):
             self._deadline.cancel()
         self._client.stop()
         super().connection_lost(exc)
+
+    @property
+    def is_full(self) -> bool:
+        """See `Wire`."""
+        return self._is_full
+
+    def take_commands(self, message: Any) -> bool:
+        """See `Wire`: they come in frames only."""
+        return False
 
     def beat(self) -> None:
         """Ping, or abort if the client has gone."""

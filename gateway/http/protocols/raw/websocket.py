@@ -100,6 +100,12 @@ class RawWebSocket(WebSocketProtocol):
         """See `Frontend`: a message does not say of which channel it is."""
         return False
 
+    def recovers_from(self, channel: Json) -> None:
+        """See `Frontend`."""
+
+    def take(self, envelope: Mapping[str, Any]) -> None:
+        """See `Frontend`: there is nothing of the kind."""
+
     def translate(self, envelope: Mapping[str, Any]) -> None:
         """Send nothing; close if an operation was refused or the subscription has ended. See `Frontend`."""
         message = envelope["message"]

@@ -187,6 +187,12 @@ class EventStream:
         """See `Frontend`: the channels of a stream are those in its URL."""
         return False
 
+    def recovers_from(self, channel: Json) -> None:
+        """See `Frontend`."""
+
+    def take(self, envelope: Mapping[str, Any]) -> None:
+        """See `Frontend`: there is nothing of the kind."""
+
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:
         """See `Frontend`. A reply may be translated a second time, shorter, if it has no room in the queue."""
         message = envelope["message"]
