@@ -189,7 +189,7 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="limit of a page",
         file="services/control_views.py",
-        old="not 1 <= limit <= LIMIT_MAX",
+        old="not 1 <= limit <= most",
         new="limit < 1",
         argv=test(_VIEWS, "test_bad_parameters_are_refused_and_audited_once"),
     ),
