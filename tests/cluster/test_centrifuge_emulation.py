@@ -43,9 +43,10 @@ class Stream:
 
     async def until(self, key: str) -> Any:
         """Wait for the next message with a key; returns its value."""
-        while (message := await self.next()) is not None:
-            if key in message:
-                return message[key]
+        async with asyncio.timeout(DEADLINE_S / 2):  # pings alone must not keep it waiting
+            while (message := await self.next()) is not None:
+                if key in message:
+                    return message[key]
         raise AssertionError(f"the stream has ended without {key}")
 
     async def send(self, url: str, *commands: Any, **changed: str) -> int:

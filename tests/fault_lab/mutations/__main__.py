@@ -8,6 +8,7 @@ With --part, several processes share the table. The exit code is 1 if one of the
 import argparse
 import asyncio
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +39,7 @@ async def turns_red(mutation: Mutation) -> tuple[bool, str]:
         process = Process([sys.executable, *mutation.argv], cwd=tree, env={"PYTHONPATH": packages})
         try:
             code = await process.wait(RUN_WITHIN_S)
-        except TimeoutError:
+        except subprocess.TimeoutExpired:
             return True, f"did not end within {RUN_WITHIN_S:g} s"
         finally:
             await process.close()
