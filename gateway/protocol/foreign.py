@@ -55,7 +55,7 @@ class Frontend(Protocol):
     def take(self, envelope: Mapping[str, Any]) -> bool | None:
         """Process a message of another node that is for the protocol itself. None = it is a message to the client.
 
-        False: it is refused, and its sender is told so.
+        False: it is refused, and its sender gets this result.
         """
 
     def translate(self, envelope: Mapping[str, Any]) -> bytes | None:

@@ -89,7 +89,7 @@ class Selector:
     is_whole: bool = False
 
     @classmethod
-    def nobody(cls) -> "Selector":
+    def none(cls) -> "Selector":
         """Return the selector of a change that only clients of some foreign protocols get: no identity is empty."""
         return cls(only_identity="", is_whole=True)
 

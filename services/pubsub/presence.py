@@ -55,7 +55,7 @@ class PresenceCommands(RPCService):
         if not self.rules.find(channel_name(channel)).join_leave:
             return None
         if not is_identity:
-            return None, Selector.nobody()
+            return None, Selector.none()
         others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
         return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
 

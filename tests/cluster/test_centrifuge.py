@@ -128,7 +128,7 @@ async def test_ping_is_an_empty_reply_and_its_pong_an_empty_command(nodes: Nodes
     url = await nodes.start(**ENV, SNORKY_PUBLIC__PING_INTERVAL_S="0.4", SNORKY_LIMITS__FRAMES_PER_S="1")
     async with connected(url) as client, connected(url) as noisy, connected(url) as silent:
         await noisy.send_text("{}\n" * 14)
-        assert (await noisy.ended())[0] == 3504, "pongs that nobody asked for count as frames"
+        assert (await noisy.ended())[0] == 3504, "pongs without a ping count as frames"
         for _ in range(4):
             await client.ping()
             await client.send_text("{}")

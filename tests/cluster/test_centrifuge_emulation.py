@@ -125,7 +125,7 @@ async def test_who_does_not_know_the_session_cannot_use_it(nodes: Nodes, url: st
             status = await client.send(at, {"id": 2, "ping": {}}, **wrong)
             assert status == (404 if changed in ("secret", "serial") else 400)
         assert await client.send(other_url, {"id": 3, "ping": {}}) == 204
-        assert (await client.next())["id"] == 3, "and nothing of what came with a wrong session"
+        assert (await client.next())["id"] == 3, "and no command with a wrong session"
 
 
 async def test_end_is_a_push_and_the_end_of_the_response(nodes: Nodes, url: str) -> None:

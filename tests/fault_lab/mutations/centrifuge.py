@@ -1,4 +1,4 @@
-"""Guards of the Centrifuge protocol, and of what it needs below: positions without a tag, changes of each connection."""
+"""Guards of the Centrifuge protocol, and of the parts below it: positions without a tag, changes of each connection."""
 
 from tests.fault_lab.mutations.mutation import Mutation, test
 
@@ -150,7 +150,7 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="centrifuge: Snorky's clients hear of identities",
         file="services/pubsub/presence.py",
-        old="            return None, Selector.nobody()\n",
+        old="            return None, Selector.none()\n",
         new="            pass\n",
         argv=test("tests/cluster/test_conformance.py", "test_protocol_holds_in_one_process and presence_and_notices"),
     ),
@@ -192,7 +192,7 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="emulation: pongs count",
         file=EMULATED,
-        old="                if command is None:  # a pong, which nobody asked for\n                    self._endpoint.registry.check_frame(self.connection)",
+        old="                if command is None:  # a pong without a ping\n                    self._endpoint.registry.check_frame(self.connection)",
         new="                if command is None:\n                    pass",
         argv=test(EMULATION, "test_requests_of_a_client_are_limited"),
     ),

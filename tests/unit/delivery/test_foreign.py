@@ -131,12 +131,12 @@ def test_compound_is_translated_with_its_payloads_in_their_places() -> None:
 
 def changed(kind: Literal["+", "-", "="], connection: str, *, is_identity: bool, version: int) -> bytes:
     notice = write_addressed(
-        b'{"type":"joined"}', Selector(not_identity="ann", is_whole=True) if is_identity else NOBODY
+        b'{"type":"joined"}', Selector(not_identity="ann", is_whole=True) if is_identity else NO_IDENTITY
     )
     return write_version(write_change(notice, Change(kind, is_identity, "ann", connection)), version, version - 1)
 
 
-NOBODY = Selector.nobody()
+NO_IDENTITY = Selector.none()
 
 
 def test_each_connection_that_joins_or_leaves_is_told_only_to_protocols_that_follow_connections() -> None:

@@ -4,7 +4,7 @@ Rules:
 - The first command is `connect`. Until it is answered, the client gets nothing else: replies wait here, and what its
   channels receive waits in the connection.
 - The server's subscriptions, by the client's token, are made before the reply to `connect`, which contains them.
-- After a failed `connect` the connection is closed, at once: commands behind it must have no effect.
+- After a failed `connect` the connection is closed, at once: later commands must have no effect.
 - Each command counts against the client's limits.
 """
 
@@ -263,7 +263,7 @@ class CentrifugeClient:
                 await self._endpoint.node.control.subscriptions.subscribe_by_token(self._connection, PUBSUB, channels)
         except TimeoutError:
             pass
-        except Exception:  # the top of a task: the client must not wait for ever
+        except Exception:  # the top of a task: else the client would wait without an end
             _log.exception("subscriptions of a token failed", connection=self._connection.id)
             self._connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
         if self._connection.is_closed:
@@ -337,7 +337,7 @@ class CentrifugeClient:
 
     @property
     def _most_bytes(self) -> int:
-        """The limit of what waits for the reply to `connect`, and of the recovered messages in it."""
+        """The limit of the messages that wait for the reply to `connect`, and of the recovered ones in it."""
         return self._connection.outbox_max_bytes // 2
 
     def _tell(self, messages: _Messages) -> None:

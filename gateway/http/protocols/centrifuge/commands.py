@@ -53,7 +53,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a reply must know of its command. since: the client's offset, if it recovers; None = it does not."""
+    """The facts about a command that its reply needs. since: the client's offset, if it recovers; None = it does not."""
 
     id: int
     method: str

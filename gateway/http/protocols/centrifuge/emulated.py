@@ -1,9 +1,9 @@
 """EmulatedConnection: one Centrifuge client without a WebSocket; the transport of its connection.
 
 Rules:
-- Commands of all requests are processed in one order, a few at a time: other clients must not wait. What waits is
-  limited; a client that sends more is closed.
-- The session that later requests present has a secret, so that nobody else can send commands for the client.
+- Commands of all requests are processed in one order, a few at a time: other clients must not wait. The
+  queue is limited; a client that sends more is closed.
+- The session that later requests present has a secret, so that no other client can send commands in its name.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ class EmulatedConnection:
                 if self.connection.is_closed:
                     return
                 command = command_of(value)
-                if command is None:  # a pong, which nobody asked for
+                if command is None:  # a pong without a ping
                     self._endpoint.registry.check_frame(self.connection)
                 elif may_only_read and command.method not in _READING:
                     raise InvalidMessage("A URL may only connect and subscribe")

@@ -1,4 +1,4 @@
-"""Centrifuge: the two forms, the codes, and what is checked before a service sees it."""
+"""Centrifuge: the two forms, the codes, and the checks before a service gets a command."""
 
 import json
 import random
