@@ -53,7 +53,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The facts about a command that its reply needs. since: the client's offset, if it recovers; None = it does not."""
+    """The facts about a command that its reply needs. since: the client's offset; None = it does not recover."""
 
     id: int
     method: str

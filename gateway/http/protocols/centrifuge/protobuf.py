@@ -2,8 +2,8 @@
 
 A message is an object, as in the JSON form; what Protocol Buffers leave out (zero, false, empty) is missing in it. Its
 fields are in a table: name -> (number, type). Types: "uint", "int", "bool", "text", "bytes", "json" (bytes that are
-JSON), the name of a message, "*" and a name (repeated), "@" and a name (a map from texts to messages). A "json" field is
-decoded as `Verbatim`: these clients receive the bytes that they publish.
+JSON), the name of a message, "*" and a name (repeated), "@" and a name (a map from texts to messages). A "json" field
+is decoded as `Verbatim`: these clients receive the bytes that they publish.
 """
 
 from collections.abc import Iterator, Mapping
