@@ -6,6 +6,7 @@ import typer
 
 from snorky.gateway._version import __version__
 from snorky.gateway.runtime.commands.check import check
+from snorky.gateway.runtime.commands.importing import import_app
 from snorky.gateway.runtime.commands.publish import publish
 from snorky.gateway.runtime.commands.serve import serve
 from snorky.gateway.runtime.commands.stats import stats
@@ -53,6 +54,7 @@ def _snorky(
 
 for _command in (serve, check, publish, subscribe, stats, token):
     app.command()(_command)
+app.add_typer(import_app, name="import")
 
 
 def main() -> None:

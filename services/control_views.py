@@ -69,10 +69,7 @@ class ControlViews(RPCService):
         limit: Any = LIMIT_DEFAULT,
         connections: Any = False,
     ) -> dict[str, Any]:
-        """List the identities in a channel's roster; a client without one appears by its connection ID.
-
-        connections: list the connections instead, each with its identity.
-        """
+        """List the identities in a channel's roster, a client without one by its ID; or all its connections."""
         rosters, first, count = (
             Rosters(self.cluster, self._service(service).name),
             _after(after),
