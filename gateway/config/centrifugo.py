@@ -68,12 +68,14 @@ def translate(config: Mapping[str, Any]) -> Translation:
         sections["auth"]["required"] = True
     if sections.get("public", {}).get("centrifuge_personal_channels"):
         notes.append('a rule for "#*" closes the personal channels to other clients')
-    url = _redis_url(values, notes)
+    urls = _redis_urls(values)
     rules = list(_rules(config, sections, notes))
     for name, value in values.items():
-        if _is_set(value) and not name.startswith("channel."):
-            notes.append(f"{name} has no equivalent")
-    return Translation(_written(url, sections, rules), notes)
+        if not _is_set(value) or name.startswith("channel."):
+            continue
+        is_redis = name.startswith("engine.redis.")
+        notes.append(f"{name} is not translated: see redis_url" if is_redis else f"{name} has no equivalent")
+    return Translation(_written(urls, sections, rules), notes)
 
 
 def _rules(
@@ -87,18 +89,29 @@ def _rules(
     for at, namespace in enumerate(channel.get("namespaces") or ()):
         if not isinstance(namespace, Mapping) or not isinstance(namespace.get("name"), str):
             raise ValueError(f"channel.namespaces[{at}] has no name")
-        yield _rule(f"{namespace['name']}:*", namespace, f"channel.namespaces[{at}]", notes)
+        yield from _rules_of(f"{namespace['name']}:*", namespace, f"channel.namespaces[{at}]", notes)
     without = channel.get("without_namespace")
     if isinstance(without, Mapping) and any(map(_is_set, without.values())):
         notes.append('a rule for "*" takes the place of channel.without_namespace: it also matches unknown namespaces')
-        yield _rule("*", without, "channel.without_namespace", notes)
+        yield from _rules_of("*", without, "channel.without_namespace", notes)
     for name, value in channel.items():
         if name not in ("namespaces", "without_namespace") and _is_set(value):
             notes.append(f"channel.{name} has no equivalent")
 
 
-def _rule(match: str, options: Mapping[str, Any], where: str, notes: list[str]) -> dict[str, Any]:
+def _rules_of(match: str, options: Mapping[str, Any], where: str, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rule of a namespace, and before it one that closes user-limited channels (NAME:x#42) to others."""
     rest = {name: value for name, value in options.items() if name != "name" and name not in _ALWAYS and _is_set(value)}
+    is_limited = rest.pop("allow_user_limited_channels", False)
+    rule = _rule(match, rest, where, notes)
+    if is_limited:
+        limited = {f"allow_{each}": "subscriber" for each in _OPERATIONS if rule[f"allow_{each}"] != "nobody"}
+        yield rule | limited | {"match": f"{match}#*", "allow_subscribe": "token"}
+        notes.append(f"{where}: user-limited channels have no equivalent, so {match}#* needs a subscription token")
+    yield rule
+
+
+def _rule(match: str, rest: dict[str, Any], where: str, notes: list[str]) -> dict[str, Any]:
     rule: dict[str, Any] = {"match": match}
     size, ttl = rest.pop("history_size", 0), rest.pop("history_ttl", 0)
     if size and ttl:
@@ -118,14 +131,13 @@ def _rule(match: str, options: Mapping[str, Any], where: str, notes: list[str]) 
     return rule
 
 
-def _redis_url(values: dict[str, Any], notes: list[str]) -> str:
+def _redis_urls(values: dict[str, Any]) -> list[str]:
+    """Return the URL of one server, or of several independent ones: both gateways distribute channels over them."""
     kind, address = values.pop("engine.type", ""), values.pop("engine.redis.address", "")
     if kind != "redis" or not address:
-        return ""
-    if isinstance(address, list):
-        notes.append("engine.redis.address: several servers of Redis are not one list in Snorky; the first is used")
-        address = address[0]
-    return address if "://" in str(address) else f"redis://{address}"
+        return []
+    addresses = address if isinstance(address, list) else str(address).split(",")
+    return [each if "://" in str(each) else f"redis://{each}" for each in addresses]
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -152,9 +164,9 @@ def _seconds(value: Any, name: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _written(url: str, sections: Mapping[str, Mapping[str, Any]], rules: list[dict[str, Any]]) -> str:
+def _written(urls: list[str], sections: Mapping[str, Mapping[str, Any]], rules: list[dict[str, Any]]) -> str:
     """Write TOML. A text of JSON is also one of TOML."""
-    lines = [f"redis_url = {json.dumps(url)}"] if url else []
+    lines = [f"redis_url = {json.dumps(urls if len(urls) > 1 else urls[0])}"] if urls else []
     for name in sorted(sections):
         lines += ["", f"[{name}]", *_lines(sections[name])]
     for name, class_name in _SERVICES.items():

@@ -11,8 +11,16 @@ HISTORY = "tests/contract/test_history.py"
 EMULATED = "gateway/http/protocols/centrifuge/emulated.py"
 EMULATION = "tests/cluster/test_centrifuge_emulation.py"
 API = "tests/cluster/test_centrifuge_api.py"
+IMPORT = "tests/unit/config/test_centrifugo.py"
 
 CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="import: user-limited channels stay closed to others",
+        file="gateway/config/centrifugo.py",
+        old="    if is_limited:\n",
+        new="    if False:\n",
+        argv=test(IMPORT, "test_user_limited_channels_do_not_open_to_others"),
+    ),
     Mutation(
         guard="centrifuge: connect comes first",
         file=CLIENT,

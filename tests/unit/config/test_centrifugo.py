@@ -72,6 +72,21 @@ def test_options_of_a_namespace(options: Any, expected: Any) -> None:
     assert 'match = "a:*"' in found.settings
 
 
+def test_user_limited_channels_do_not_open_to_others(tmp_path: Path) -> None:
+    options = {
+        "allow_user_limited_channels": True,
+        "allow_subscribe_for_client": True,
+        "allow_history_for_client": True,
+    }
+    found = translate({"channel": {"namespaces": [{"name": "a", **options}]}})
+    limited, others = rules_of(settings_of(tmp_path, found.settings))
+    assert (limited["match"], others["match"]) == ("a:*#*", "a:*"), "the first rule that matches counts"
+    assert (limited["allow_subscribe"], limited["allow_history"]) == ("token", "subscriber")
+    assert (limited["allow_publish"], limited["allow_presence"]) == ("nobody", "nobody")
+    assert (others["allow_subscribe"], others["allow_history"]) == ("authenticated", "authenticated")
+    assert any("a:*#* needs a subscription token" in note for note in found.notes)
+
+
 def test_what_has_no_equivalent_is_named() -> None:
     config = {
         "client": {
@@ -83,7 +98,7 @@ def test_what_has_no_equivalent_is_named() -> None:
             "namespaces": [{"name": "a", "allowed_delta_types": ["fossil"]}],
             "max_length": 100,
         },
-        "engine": {"type": "redis", "redis": {"address": ["127.0.0.1:1", "127.0.0.1:2"]}},
+        "engine": {"type": "redis", "redis": {"address": ["127.0.0.1:1", "127.0.0.1:2"], "sentinel_user": "u"}},
         "admin": {"enabled": False},
     }
     found = translate(config)
@@ -94,11 +109,11 @@ def test_what_has_no_equivalent_is_named() -> None:
         "channel.namespaces[0].allowed_delta_types has no equivalent",
         "channel.max_length has no equivalent",
         "also matches unknown namespaces",
-        "several servers of Redis",
+        "engine.redis.sentinel_user is not translated: see redis_url",
     ):
         assert any(part in note for note in found.notes), part
     assert not any("admin" in note for note in found.notes)
-    assert found.settings.startswith('redis_url = "redis://127.0.0.1:1"\n')
+    assert found.settings.startswith('redis_url = ["redis://127.0.0.1:1", "redis://127.0.0.1:2"]\n')
 
 
 @pytest.mark.parametrize(
