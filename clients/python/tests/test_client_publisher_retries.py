@@ -144,7 +144,7 @@ def test_redis_at_its_maxclients_has_surely_done_nothing() -> None:
     with ScriptedServer(*[[full, hang_up]] * 2, [replies(text(POSITION))]) as server:
         with publisher_of(server) as publisher:
             assert publisher.publish("news", 1).position is not None
-    with ScriptedServer(*[[full, hang_up]] * 40) as server, Publisher(redis_url(server), timeout_s=0.2) as publisher:
+    with ScriptedServer(*[[full, hang_up]] * 40) as server, Publisher(redis_url(server), timeout_s=1.0) as publisher:
         with pytest.raises(PublishError, match="maxclients") as caught:
             publisher.publish_many([Publication("news", 1), Publication("news", 2)])
     assert (caught.value.code, caught.value.may_have_happened) == ("unavailable", False)
