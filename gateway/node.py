@@ -67,8 +67,7 @@ class Node:
     auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
     and stopped by the node; None = orders reach only this node. subscription_store: of server-side subscriptions,
     stopped by the node; None = only in this process. limit_store: likewise, for `cluster_limits`. compare_every_s: how
-    often positions are compared with history, to detect unnoticed losses. grace_s: see
-    `snorky.gateway.presence.roster_view`.
+    often positions are compared with history. grace_s: see `snorky.gateway.presence.roster_view`.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class Notices:
     def end_at_gap(self, connection: Connection, key: str) -> None:
         """End a subscription of a protocol that bears no gaps. key: of the channel.
 
-        The client subscribes again, and is told what it could not recover; it must receive nothing before. It cannot
+        The client subscribes again, and learns what it could not recover; it must receive nothing before. It cannot
         do that with a server-side subscription, so its connection ends.
         """
         name, _, channel = key.partition(":")

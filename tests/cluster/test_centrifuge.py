@@ -6,6 +6,8 @@ What they have in common with other protocols is in test_protocols.py.
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import jwt
@@ -15,6 +17,7 @@ from snorky.client import AsyncSnorkyBackend, SnorkyHTTPTransport
 from snorky.client.aio import Publisher
 from snorky.client.control import AsyncControl
 from snorky.gateway.http.protocols.centrifuge import websocket
+from snorky.gateway.node import Node
 from tests.support.clients.any_protocol import DEADLINE_S
 from tests.support.clients.centrifuge import CentrifugeClient, CommandFailed, connected, dialled
 from tests.support.processes.tools import eventually
@@ -260,13 +263,27 @@ async def test_recovery_by_epoch_and_offset_or_by_offset_alone(nodes: Nodes, url
 async def lose(nodes: Nodes, channel: str) -> None:
     """Let the first node miss a publication that the history no longer has."""
     node = nodes.gateways[0].node
-    deliver, node._fanout.deliver = node._fanout.deliver, lambda batch: None  # type: ignore[method-assign]
     async with Publisher(nodes.redis_url) as publisher:
-        await publisher.publish(channel, "lost")
+        async with losing(node, channel):
+            await publisher.publish(channel, "lost")
         await node.channels.remove_history("pubsub", channel)
-        await asyncio.sleep(0.2)
-        node._fanout.deliver = deliver  # type: ignore[method-assign]
         await publisher.publish(channel, "kept")
+
+
+@asynccontextmanager
+async def losing(node: Node, channel: str) -> AsyncIterator[None]:
+    """Let the node drop what it receives, until it has dropped a message of a channel of `pubsub`."""
+    deliver, dropped = node._fanout.deliver, asyncio.Event()
+
+    def drop(batch: Mapping[str, Any]) -> None:
+        if f"pubsub:{channel}" in batch:
+            dropped.set()
+
+    node._fanout.deliver = drop  # type: ignore[method-assign]
+    yield
+    async with asyncio.timeout(DEADLINE_S):
+        await dropped.wait()
+    node._fanout.deliver = deliver  # type: ignore[method-assign]
 
 
 async def test_subscription_ends_at_a_gap_and_the_next_one_says_so(nodes: Nodes, url: str) -> None:
@@ -389,10 +406,8 @@ async def test_joins_that_a_node_missed_are_told_by_connection(nodes: Nodes, url
             return node._roster_sync._followed[f"pubsub:{TOLD}"].version is not None
 
         await eventually(is_counted, within_s=DEADLINE_S, what="the node knows the members")
-        deliver, node._fanout.deliver = node._fanout.deliver, lambda batch: None  # type: ignore[method-assign]
-        await second.call("subscribe", channel=TOLD)
-        await asyncio.sleep(0.2)
-        node._fanout.deliver = deliver  # type: ignore[method-assign]
+        async with losing(node, TOLD):
+            await second.call("subscribe", channel=TOLD)
         node.on_interrupted()
         assert (await first.push(TOLD, "join"))["info"]["user"] == "ann"
 

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from snorky.client.aio import Publisher
+from snorky.gateway.http.protocols.centrifuge.client import CentrifugeClient
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.protocol_nodes import CHANNEL, Nodes, token_of
 
@@ -193,6 +194,35 @@ async def test_requests_of_a_client_are_limited(nodes: Nodes, url: str) -> None:
         for _ in range(20):
             await client.send(url)
         assert (await client.until("push"))["disconnect"]["code"] == 3504
+
+
+async def test_commands_that_wait_are_limited_and_counted(
+    nodes: Nodes, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snorky.gateway.http.protocols.centrifuge.emulated.FRAMES_MAX_BYTES", 1_000)
+    refused = nodes.gateways[0].node.metrics.limit_hits.labels("waiting_commands")
+    async with streaming(url, "http") as client:
+        (made,) = (each for each in nodes.gateways[0].node._connections)
+        made._wire.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(4):  # the first is in progress
+            await client.send(url, {"id": 2, "publish": {"channel": CHANNEL, "data": "x" * 400}})
+        assert (await client.until("push"))["disconnect"]["code"] == 3504
+        assert refused._value.get() >= 1
+
+
+async def test_fault_of_the_node_ends_the_stream(
+    nodes: Nodes, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with streaming(url, "http") as client:
+        monkeypatch.setattr(CentrifugeClient, "process", _failing)
+        await client.send(url, {"id": 2, "subscribe": {"channel": CHANNEL}})
+        assert (await client.until("push"))["disconnect"]["code"] == 3004, "it must not wait without an end"
+        assert await client.next() is None
+    assert "commands failed" in capsys.readouterr().out
+
+
+def _failing(client: CentrifugeClient, command: Any, size: int) -> None:
+    raise RuntimeError("a fault of the node")
 
 
 async def test_commands_of_many_requests_keep_their_order(nodes: Nodes, url: str) -> None:

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+import structlog
+
 from snorky.gateway.errors import CloseCode, ConfigurationError, InvalidMessage, LimitExceeded
 from snorky.gateway.http.protocols.centrifuge.client import CentrifugeClient
 from snorky.gateway.http.protocols.centrifuge.codes import Disconnect, disconnect_of
@@ -25,6 +27,8 @@ from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 
 __all__ = ["EmulatedConnection"]
+
+_log = structlog.get_logger("snorky.centrifuge")
 
 AT_ONCE: Final = 50  # commands of a frame, before other clients get a turn
 FRAMES_MAX_BYTES: Final = 262_144  # of commands that a client has sent and that wait
@@ -92,6 +96,7 @@ class EmulatedConnection:
         self._endpoint.count_message(len(frame), self.transport_name)
         self._bytes += len(frame)
         if self._bytes > FRAMES_MAX_BYTES and self._frames:
+            self._endpoint.node.metrics.limit_hits.labels("waiting_commands").inc()
             self.connection.close(CloseCode.LIMIT, "Too many messages")
             return
         self._frames.append(frame)
@@ -108,6 +113,9 @@ class EmulatedConnection:
                 may_only_read = False
             if not self.client.has_begun and not self.connection.is_closed:
                 self.connection.close(Disconnect.BAD_REQUEST, "bad request")
+        except Exception:  # the top of a task: else the client would wait without an end
+            _log.exception("commands failed", connection=self.connection.id)
+            self.connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
         finally:
             self._worker = None
 
