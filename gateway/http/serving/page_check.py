@@ -1,4 +1,4 @@
-"""Which browser pages may request a SockJS session or an event stream, and read the response.
+"""Which browser pages may request a SockJS session or a stream, and read the response.
 
 Rules:
 - An Origin header must be allowed. Without one, a cross-site request needs the Referer of an allowed origin.
@@ -20,7 +20,7 @@ from snorky.gateway.http.websocket.handshake import HandshakeRefused, check_orig
 __all__ = ["check_navigation", "check_page", "check_referer", "check_stated", "cors_headers", "origin_of"]
 
 _PAGES: Final = frozenset(("document", "embed", "fencedframe", "frame", "iframe", "object"))
-_REFUSED: Final = "This address is not a page: connect with sockjs-client, from a page of an allowed origin"
+_REFUSED: Final = "This address is not a page: connect with a client library, from a page of an allowed origin"
 
 
 def check_page(request: web.Request, allowed_origins: Collection[str]) -> None:

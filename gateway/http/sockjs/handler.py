@@ -13,7 +13,7 @@ Rules:
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -21,9 +21,10 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from snorky.gateway.config.origins import Origins
-from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage, InvalidToken
+from snorky.gateway.errors import ConnectionClosed, InvalidMessage, InvalidToken
 from snorky.gateway.http.backend.key_brake import Brake
 from snorky.gateway.http.serving.bodies import Bodies
+from snorky.gateway.http.serving.page_answers import Respond, answer_page
 from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
 from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
 from snorky.gateway.http.sockjs.binding import Who, who_asks
@@ -43,7 +44,6 @@ __all__ = ["SockJSHandler"]
 
 _CALLBACK: Final = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
 _UNKNOWN: Final[Answer] = (NOT_ADMITTED, "unknown")
-_Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class SockJSHandler:
@@ -98,7 +98,7 @@ class SockJSHandler:
         """Make the routes for an aiohttp application. path: e.g. "/sockjs"."""
         session = path + r"/{server:[^/.]+}/{session:[A-Za-z0-9_~-]{1,128}}"
 
-        def found(route: Callable[..., web.RouteDef], below: str, answer: _Respond, **options: Any) -> web.RouteDef:
+        def found(route: Callable[..., web.RouteDef], below: str, answer: Respond, **options: Any) -> web.RouteDef:
             async def guarded(request: web.Request) -> web.StreamResponse:
                 return await self._guarded(request, answer)
 
@@ -160,7 +160,7 @@ class SockJSHandler:
 
     # -- receivers -----------------------------------------------------------------------------------------------
 
-    def _receiver(self, kind: type[Transport], *, is_script: bool, is_frame: bool) -> _Respond:
+    def _receiver(self, kind: type[Transport], *, is_script: bool, is_frame: bool) -> Respond:
         async def receive(request: web.Request) -> web.StreamResponse:
             callback = ""
             check_navigation(request, may_be_framed=is_frame)
@@ -316,26 +316,19 @@ class SockJSHandler:
         address, origin = endpoint.admission.client_ip(request), request.headers.get("Origin")
         endpoint.node.auth.refusals.note("handshake", refused.reason, address=address, origin=origin)
 
-    async def _guarded(self, request: web.Request, answer: _Respond) -> web.StreamResponse:
-        """Serve allowed origins; always return exactly one response."""
-        response: web.StreamResponse
-        try:
-            check_page(request, self._allowed_origins)
-            response = await answer(request)
-        except HandshakeRefused as refused:
-            self._note_refused(refused, request)
-            headers = {"Retry-After": "5"} if refused.status in (429, 503) else {}
-            response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
-            response.force_close()  # the body is not read
-            if refused.reason in ("origin", "duplicate_header"):
-                return response
-        except BrokerUnavailable:
-            response = web.Response(status=503, text="Temporarily unavailable\n", headers={"Retry-After": "5"})
-        except ConnectionClosed:
-            return web.Response()  # the client has gone
-        if not response.prepared:
-            response.headers.update(cors_headers(request))
+    def _refuse(self, request: web.Request, refused: HandshakeRefused) -> web.Response:
+        self._note_refused(refused, request)
+        headers = {"Retry-After": "5"} if refused.status in (429, 503) else {}
+        response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
+        response.force_close()  # the body is not read
         return response
+
+    async def _guarded(self, request: web.Request, answer: Respond) -> web.StreamResponse:
+        async def checked(request: web.Request) -> web.StreamResponse:
+            check_page(request, self._allowed_origins)
+            return await answer(request)
+
+        return await answer_page(request, checked, self._refuse)
 
 
 def _field_of(body: bytes) -> bytes:

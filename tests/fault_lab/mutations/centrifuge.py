@@ -193,9 +193,23 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="emulation: links",
         file="gateway/http/protocols/centrifuge/emulation.py",
-        old="                check_navigation(request, may_be_framed=False)\n",
+        old="            check_navigation(request, may_be_framed=False)\n",
         new="",
         argv=test(EMULATION, "test_url_may_only_connect_and_subscribe"),
+    ),
+    Mutation(
+        guard="emulation: a fault ends the stream",
+        file=EMULATED,
+        old='            self.connection.close(CloseCode.INTERNAL_ERROR, "Internal error")\n',
+        new="",
+        argv=test(EMULATION, "test_fault_of_the_node_ends_the_stream"),
+    ),
+    Mutation(
+        guard="emulation: waiting commands have a limit",
+        file=EMULATED,
+        old="if self._bytes > FRAMES_MAX_BYTES and self._frames:",
+        new="if False:",
+        argv=test(EMULATION, "test_commands_that_wait_are_limited_and_counted"),
     ),
     Mutation(
         guard="emulation: pongs count",

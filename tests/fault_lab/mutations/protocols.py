@@ -116,8 +116,8 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sse: temporary refusals",  # EventSource would never come back
         file="gateway/http/protocols/sse/handler.py",
-        old="                if self._is_temporary(request, refused):\n",
-        new="                if False:\n",
+        old="        if self._is_temporary(request, refused):\n",
+        new="        if False:\n",
         argv=test(SSE, "test_event_source_is_asked_to_come_back_and_others_get_the_status"),
     ),
     Mutation(
@@ -137,7 +137,7 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sse: pages of other origins",
         file="gateway/http/protocols/sse/handler.py",
-        old="                check_page(request, self._allowed_origins)\n",
+        old="            check_page(request, self._allowed_origins)\n",
         new="",
         argv=test(SSE, "test_pages_of_allowed_origins_may_read_and_others_may_not"),
     ),

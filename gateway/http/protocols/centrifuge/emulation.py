@@ -13,7 +13,7 @@ Rules:
 
 import base64
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from snorky.gateway.http.protocols.centrifuge.client import EMULATION
 from snorky.gateway.http.protocols.centrifuge.emulated import EmulatedConnection
 from snorky.gateway.http.protocols.centrifuge.protobuf import read_emulation
 from snorky.gateway.http.serving.bodies import Bodies
+from snorky.gateway.http.serving.page_answers import Respond, answer_page
 from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
 from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
 from snorky.gateway.http.websocket.credentials import admit
@@ -50,7 +51,6 @@ _SESSION: Final = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9]{1,18})~([A-Za-z0-9_
 BEAT_S: Final = 1.0  # maximum delay of noticing that a client has gone
 _BINARY: Final = "application/octet-stream"
 _TYPES: Final = {"sse": "text/event-stream; charset=utf-8", "json": "text/plain; charset=utf-8", "protobuf": _BINARY}
-_Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class EmulationHandler:
@@ -204,26 +204,15 @@ class EmulationHandler:
         }
         return web.Response(status=204, headers=headers)
 
-    def _guarded(self, answer: _Respond) -> _Respond:
+    def _guarded(self, answer: Respond) -> Respond:
+        async def checked(request: web.Request) -> web.StreamResponse:
+            check_page(request, self._allowed_origins)
+            check_navigation(request, may_be_framed=False)
+            check_stated(request, self._allowed_origins, is_for_browsers=False)
+            return await answer(request)
+
         async def respond(request: web.Request) -> web.StreamResponse:
-            """Serve allowed origins; always return exactly one response."""
-            response: web.StreamResponse
-            try:
-                check_page(request, self._allowed_origins)
-                check_navigation(request, may_be_framed=False)
-                check_stated(request, self._allowed_origins, is_for_browsers=False)
-                response = await answer(request)
-            except HandshakeRefused as refused:
-                response = self._websockets.refuse(request, refused)
-                if refused.reason in ("origin", "duplicate_header"):
-                    return response
-            except BrokerUnavailable:
-                response = web.Response(status=503, text="Temporarily unavailable\n", headers={"Retry-After": "5"})
-            except (ConnectionClosed, ConnectionError):
-                return web.Response()  # the client has gone
-            if not response.prepared:
-                response.headers.update(cors_headers(request))
-            return response
+            return await answer_page(request, checked, self._websockets.refuse)
 
         return respond
 

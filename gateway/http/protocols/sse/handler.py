@@ -13,7 +13,6 @@ Rules:
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Any, Final
 
@@ -22,10 +21,11 @@ from aiohttp import web
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.config.origins import Origins
 from snorky.gateway.contracts.directory import Directory
-from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed, InvalidToken
+from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, InvalidToken
 from snorky.gateway.http.protocols.sse.rendering import event
 from snorky.gateway.http.protocols.sse.request import StreamRequest, read_request
 from snorky.gateway.http.protocols.sse.stream import EventStream, retry_line
+from snorky.gateway.http.serving.page_answers import Respond, answer_page
 from snorky.gateway.http.serving.page_check import check_page, cors_headers
 from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
 from snorky.gateway.http.websocket.credentials import admit, token_of
@@ -46,7 +46,6 @@ _HEADERS: Final = {
     "Cache-Control": "no-store, no-transform",
     "X-Content-Type-Options": "nosniff",
 }
-_Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class SSEHandler:
@@ -185,28 +184,21 @@ class SSEHandler:
         is_event_source = "text/event-stream" in request.headers.get("Accept", "")
         return is_event_source and (refused.status == 429 or (refused.status == 503 and is_direct))
 
-    def _guarded(self, answer: _Respond) -> _Respond:
+    def _refuse(self, request: web.Request, refused: HandshakeRefused) -> web.Response:
+        response = self._websockets.refuse(request, refused)
+        if self._is_temporary(request, refused):
+            end = event("close", encode_json({"code": refused.status, "reason": str(refused)}))
+            response = web.Response(body=retry_line(RETRY_REFUSED_S) + end, headers=_HEADERS)
+            response.force_close()
+        return response
+
+    def _guarded(self, answer: Respond) -> Respond:
+        async def checked(request: web.Request) -> web.StreamResponse:
+            check_page(request, self._allowed_origins)
+            return await answer(request)
+
         async def respond(request: web.Request) -> web.StreamResponse:
-            """Serve allowed origins; always return exactly one response."""
-            response: web.StreamResponse
-            try:
-                check_page(request, self._allowed_origins)
-                response = await answer(request)
-            except HandshakeRefused as refused:
-                response = self._websockets.refuse(request, refused)
-                if self._is_temporary(request, refused):
-                    told = event("close", encode_json({"code": refused.status, "reason": str(refused)}))
-                    response = web.Response(body=retry_line(RETRY_REFUSED_S) + told, headers=_HEADERS)
-                    response.force_close()
-                if refused.reason in ("origin", "duplicate_header"):
-                    return response
-            except BrokerUnavailable:
-                response = web.Response(status=503, text="Temporarily unavailable\n", headers={"Retry-After": "5"})
-            except (ConnectionClosed, ConnectionError):
-                return web.Response()  # the client has gone
-            if not response.prepared:
-                response.headers.update(cors_headers(request))
-            return response
+            return await answer_page(request, checked, self._refuse)
 
         return respond
 
