@@ -313,3 +313,24 @@ def test_forked_process_opens_connections_of_its_own() -> None:
         assert server.connections == 2
         ours.close()
         theirs.close()
+
+
+def test_request_that_was_lost_once_may_have_happened_whatever_came_later() -> None:
+    server, waits = ScriptedServer([read, hang_up]), list[float]()
+
+    def sleep(wait_s: float) -> None:
+        if not waits:
+            server.__exit__()
+        waits.append(wait_s)
+
+    with SnorkyHTTPTransport(server.url, sleep=sleep) as transport, pytest.raises(TransportError) as caught:
+        transport.send(MESSAGE, retry=True)
+    assert (caught.value.code, caught.value.may_have_happened) == ("unreachable", True)
+
+
+def test_no_attempt_begins_after_the_deadline() -> None:
+    with ScriptedServer([answer(b"", "503 Unavailable"), hang_up], [OK]) as server:
+        late = SnorkyHTTPTransport(server.url, timeout_s=2.0, sleep=lambda _wait_s: time.sleep(2.0))
+        with late, pytest.raises(TransportError) as caught:
+            late.send(MESSAGE, retry=True)
+        assert (caught.value.status, server.connections) == (503, 1)

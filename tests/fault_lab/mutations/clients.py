@@ -27,6 +27,27 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/redis/test_url.py", "prefix"),
     ),
     Mutation(
+        guard="no attempt of a publisher after its deadline",
+        file="clients/python/snorky/client/redis/publisher.py",
+        old="                if not batch.has_time(time.monotonic()):",
+        new="                if False:",
+        argv=test("clients/python/tests/test_client_publisher_retries.py", "maxclients"),
+    ),
+    Mutation(
+        guard="no attempt of a request after its deadline",
+        file="clients/python/snorky/client/http/transport.py",
+        old="                if time.monotonic() >= deadline_s:",
+        new="                if False:",
+        argv=test("clients/python/tests/test_client_transport.py", "no_attempt_begins_after"),
+    ),
+    Mutation(
+        guard="request that was lost once may have happened",
+        file="clients/python/snorky/client/http/transport.py",
+        old="                may_have_happened = error.may_have_happened = may_have_happened or error.may_have_happened\n",
+        new="",
+        argv=test("clients/python/tests/test_client_transport.py", "lost_once_may_have_happened"),
+    ),
+    Mutation(
         guard="identity of a token: text of an integer",
         file="clients/python/snorky/client/tokens.py",
         old="    if _INTEGER_TEXT(value):\n",

@@ -124,18 +124,21 @@ class SnorkyHTTPTransport:
         body = json.dumps(message).encode()
         request = f"{self._head}\r\nContent-Length: {len(body)}\r\n\r\n".encode("ascii") + body
         deadline_s = time.monotonic() + self.timeout_s
-        attempt = 1
+        attempt, may_have_happened = 1, False
         while True:
             try:
                 return _value(self._exchange(request, deadline_s), json)
             except TransportError as error:
+                may_have_happened = error.may_have_happened = may_have_happened or error.may_have_happened
                 again = error.code in ("unreachable", "no_reply") or error.status in _TRY_AGAIN
                 wait_s = random.uniform(0, _BACKOFF_FIRST_S * 2**attempt)  # noqa: S311 - spreads attempts, no secret
                 wait_s = max(wait_s, (error.retry_after_ms or 0) / 1000)
                 if not retry or not again or attempt == ATTEMPTS_MAX or time.monotonic() + wait_s >= deadline_s:
                     raise
+                self._sleep(wait_s)
+                if time.monotonic() >= deadline_s:
+                    raise
             attempt += 1
-            self._sleep(wait_s)
 
     def close(self) -> None:
         """Close the idle connections. The transport can still be used; it opens new ones."""

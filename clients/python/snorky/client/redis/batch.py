@@ -1,7 +1,8 @@
 """The publications of one call over all attempts: which to send again, when, and when to give up. Pure.
 
 Rules:
-- There are no attempts after the deadline. The delays between attempts are random, below a bound that doubles (full
+- There are no attempts after the deadline, or so late that the reply has no time: it would be unknown whether Redis
+  accepted what it had only refused until then. The delays between attempts are random, below a bound that doubles (full
   jitter).
 - A publication keeps its key over all attempts, so the Redis function accepts it once.
 - A publication with a reply is not sent again; the others are sent again in their order.
@@ -19,6 +20,7 @@ __all__ = ["Batch"]
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
+ATTEMPT_MIN_S: Final = 0.05  # a later attempt needs this time before the deadline
 FUNCTION_WAIT_S: Final = 1.0  # nodes load the function within this time after a Redis started empty
 
 
@@ -61,7 +63,11 @@ class Batch:
         self._failures += 1
         bound_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 10))
         wait_s = self._uniform(0, bound_s)
-        return wait_s if now_s + wait_s < until_s else None
+        return wait_s if now_s + wait_s < until_s and self.has_time(now_s + wait_s) else None
+
+    def has_time(self, now_s: float) -> bool:
+        """Return True if the next attempt can begin: the delay before it may have taken longer than planned."""
+        return self._failures == 0 or now_s + ATTEMPT_MIN_S < self.deadline_s
 
     def receipts(self) -> list[Receipt]:
         """Return the receipts of all publications. Raises PublishManyError: some have none."""

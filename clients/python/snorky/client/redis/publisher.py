@@ -127,6 +127,8 @@ class Publisher:
         while wait_s is not None:
             if wait_s:
                 self._sleep(wait_s)
+                if not batch.has_time(time.monotonic()):
+                    break
             parts: dict[tuple[Server, Any], list[Sending]] = {}  # by the pool of their channels' Redis
             for sending in batch.pending:
                 server = self._pools.of(sending.channel_key)
