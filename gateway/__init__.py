@@ -41,6 +41,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.permissions.access import Access, Unmatched
 from snorky.gateway.protocol.codec import Verbatim, channel_name, json_size
+from snorky.gateway.protocol.foreign import SubscribeTerms
 from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
 from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
@@ -115,6 +116,7 @@ __all__ = [
     "ServiceRegistry",
     "Settings",
     "SnorkyError",
+    "SubscribeTerms",
     "Tokens",
     "Topics",
     "UnknownService",

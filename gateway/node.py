@@ -18,7 +18,7 @@ import structlog
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
@@ -308,7 +308,7 @@ class Node:
     def connect(self, connection: Connection, registry: ServiceRegistry) -> None:
         """Accept a client. Its transport must call `disconnect` later."""
         self._connections[connection] = registry
-        if registry.requires_identity and connection.identity is None:
+        if registry.lacks_identity(connection):
             self._auth.expect(connection)
         self._metrics.connections_opened.labels(connection.transport_name).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).inc()

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from snorky.gateway import Grant, InvalidToken, Service, channel_name
+from snorky.gateway import Grant, InvalidToken, Service, SubscribeTerms, channel_name
 from snorky.services.requests import Request, RPCError
 
 __all__ = ["demand_text", "expires_in_s", "granted"]
@@ -17,16 +17,19 @@ async def granted(
 ) -> AsyncIterator[Grant | None]:
     """Verify a token, yield what it grants, and bind it to the subscription that the block makes.
 
-    token: None = without one; yields None. If the block fails, a token that the subscription had before
-    remains. is_new: the block subscribes; False: it only looks at the subscription. Raises RPCError: the token is not
-    accepted, or has ended meanwhile; a new subscription is ended then.
+    token: None = without one; yields None. A frontend sends its terms instead. If the block fails, a token that the
+    subscription had before remains. is_new: the block subscribes; False: it only looks at the subscription. Raises
+    RPCError: the token is not accepted, or has ended meanwhile; a new subscription is ended then.
     """
     if token is None:
         yield None
         return
     auth, connection = service.cluster.auth, request.connection
     try:
-        grant = await auth.grant(connection, service.name, channel_name(channel), demand_text(token))
+        if isinstance(token, SubscribeTerms):
+            grant = auth.grants.enter_terms(connection, service.name, channel_name(channel), token)
+        else:
+            grant = await auth.grant(connection, service.name, channel_name(channel), demand_text(token))
     except InvalidToken as error:
         raise _refusal(error) from None
     try:

@@ -248,7 +248,15 @@ class Authenticator:
         Raises InvalidToken, AlreadyAuthenticated, Refused: tokens are not configured, BrokerUnavailable,
         ConnectionClosed, HookRefused, HookUnavailable, LimitExceeded: the identity has too many connections.
         """
-        session = await self.enter(token)
+        return await self._become(connection, await self.enter(token))
+
+    async def identify(self, connection: Connection, identity: str) -> Identity:
+        """Set a connection's identity that its protocol has verified. Raises as `authenticate`, without tokens."""
+        who = Identity(check_identity(identity), valid_since_s=self._clock())
+        return await self._become(connection, await self._counted(self._enter(who), self._outcomes))
+
+    async def _become(self, connection: Connection, session: Session) -> Identity:
+        """Give a connection the identity of a session, if limits and the backend admit it. See `authenticate`."""
         try:
             _check_fits(connection, session)
             if await self.ask_to_connect(session.who, connection.remote_ip) is not None:

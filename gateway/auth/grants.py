@@ -21,6 +21,7 @@ from snorky.gateway.connection.connection import SERVER_SIDE, Connection
 from snorky.gateway.connection.deadlines import Deadlines
 from snorky.gateway.contracts.revocations import Kind, Revocation
 from snorky.gateway.errors import CloseCode, InvalidToken, Revoked
+from snorky.gateway.protocol.foreign import SubscribeTerms
 
 __all__ = ["EXPIRED", "REVOKED", "Grant", "Grants", "OnEnd", "ended"]
 
@@ -44,6 +45,11 @@ class Grant:
         self.deadline: int | None = None  # tick
         self.end: tuple[str, str] | None = None
         self.on_end: OnEnd | None = None  # set when the subscription has begun
+
+    @property
+    def terms(self) -> SubscribeTerms | None:
+        """How the connection's frontend subscribes it; None: it is a token."""
+        return self.token.info if isinstance(self.token.info, SubscribeTerms) else None
 
     @property
     def operations(self) -> frozenset[str]:
@@ -80,6 +86,14 @@ class Grants:
         if token.expires_at_s != math.inf:
             grant.deadline = self._deadlines.add(self.expires_in_s(grant), grant)
         return grant
+
+    def enter_terms(self, connection: Connection, service: str, channel: str, terms: SubscribeTerms) -> Grant:
+        """Register what a connection's frontend has found permitted on a channel. As `enter`; it never expires.
+
+        It has no identity: if that of the connection is revoked, the connection ends as a whole.
+        """
+        token = SubscriptionToken(None, service, channel, terms.operations, math.inf, info=terms)
+        return self.enter(connection, f"{service}:{channel}", token)
 
     def start(self, grant: Grant, on_end: OnEnd) -> None:
         """Bind a grant to its subscription, which has begun. Raises InvalidToken: it has ended meanwhile."""

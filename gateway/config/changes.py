@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import Hook, Hooks
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.settings import Limits, Private, Public, Settings
 

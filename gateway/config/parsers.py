@@ -28,7 +28,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # the version that our tests run; pages load it with its hash, so a changed script at this address is not executed
 SOCKJS_CLIENT_URL = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
 
-PROTOCOLS = ("sse", "raw", "centrifuge")  # beside WebSocket and SockJS with Snorky's own
+PROTOCOLS = ("sse", "raw", "centrifuge", "pusher")  # beside WebSocket and SockJS with Snorky's own
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # no braces (hash tags) and no globs: ACL patterns contain it
 

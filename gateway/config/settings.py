@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import structlog
 from msgspec import Meta
@@ -31,8 +31,8 @@ from snorky.gateway.config.api_keys import (
     parse_api_keys,
 )
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
+from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES, ClusterLimits, Limits
 from snorky.gateway.config.old_names import SETTINGS as OLD_NAMES
 from snorky.gateway.config.old_names import take_renamed
 from snorky.gateway.config.origins import parse_origins
@@ -48,6 +48,7 @@ from snorky.gateway.config.parsers import (
     parse_redis_url,
     parse_script_url,
 )
+from snorky.gateway.config.pusher import PusherApp, PusherTable, gather_pusher_apps, parse_pusher_apps, with_rules
 from snorky.gateway.config.secrets import check_visible
 from snorky.gateway.config.service_tables import STANDARD_BACKEND, STANDARD_SERVICES, ServiceTable
 from snorky.gateway.config.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
@@ -69,14 +70,8 @@ __all__ = [
     "load",
 ]
 
-PAYLOAD_MAX_BYTES: Final = 1 << 20  # from backends: the limit of /backend, the Publisher and snorky_publish
-
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Rate = Annotated[float, Meta(gt=0)]
-Factor = Annotated[float, Meta(ge=0)]
 
 _log = structlog.get_logger("snorky.settings")
 _NAME = re.compile(r"[a-z0-9_-]+")
@@ -102,6 +97,7 @@ class Public:
     sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # the script in SockJS's iframes
     protocols: tuple[str, ...] = _parsed(PROTOCOLS, list[str], parse_protocols)  # beside Snorky's own
     centrifuge_personal_channels: bool = False  # Centrifuge clients are subscribed to "#IDENTITY"
+    pusher_apps: Mapping[str, PusherApp] | None = _parsed(None, PusherTable, parse_pusher_apps, secret=True)  # by id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,40 +129,6 @@ class Private:
     def permits(self, key_name: str, service: str) -> bool:
         """Return True if a backend may call a service. key_name: from `key_name`."""
         return not self.has_key or self.keys[key_name].permits(service)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """[limits]: limits of one node. For `connections` and `connections_per_ip`, 0 = no limit."""
-
-    message_max_bytes: Annotated[int, Meta(ge=64, le=16_777_216)] = 65_536
-    outbox_max_bytes: Positive = 1_048_576  # unsent bytes for one client; above that it is closed with 4008
-    replies_max_bytes: Positive = 33_554_432  # unsent replies for all clients; above that the largest are closed, 4008
-    send_buffer_bytes: Count = 65_536  # SO_SNDBUF; by default the kernel buffers 4 MB for a client that does not read
-    connections: Count = 50_000
-    connections_per_ip: Count = 1_000
-    channels_per_connection: Positive = 1_000
-    roster_max_bytes: Positive = 4_194_304  # entries of one room, document or channel, in the whole cluster
-    messages_per_s: Rate = 100.0  # of one connection, token bucket
-    messages_burst: Positive = 1_000  # as many as channels: a client that reconnects subscribes to all at once
-    bytes_per_s: Rate = 2_097_152.0  # of messages of one connection, token bucket
-    bytes_burst: Positive = 16_777_216  # the largest message that the settings allow
-    frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; burst: ten seconds' worth
-    rate_factor_per_ip: Factor = 10.0  # an address may send as much as this many connections; 0 = no limit
-    rate_factor_per_identity: Factor = 5.0
-    stored_bytes_per_identity: Count = (
-        33_554_432  # in Redis, see snorky.gateway.connection.storage_quotas; 0 = no limit
-    )
-    stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
-    client_errors_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
-    message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
-    request_header_timeout_s: Seconds = 5.0  # until the request's headers are complete
-    handshakes_per_s_per_ip: Annotated[float, Meta(ge=0)] = 50.0  # token bucket; 0 = no limit
-
-    @property
-    def payload_max_bytes(self) -> int:
-        """The largest payload that clients or backends of this node can publish."""
-        return max(self.message_max_bytes, PAYLOAD_MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +210,7 @@ class _Assembly:
     def settings(self) -> Settings:
         """Return the settings; keys that no section uses are unknown settings."""
         gather_api_keys(self._written, self._problems)
+        gather_pusher_apps(self._written)
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
         auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
@@ -266,6 +229,10 @@ class _Assembly:
             self._problems.append(f"[public] port and [private] port are both {public.port}: write two different ones")
         if not services:
             services = dict(STANDARD_SERVICES)
+        try:
+            services = with_rules(services, public.pusher_apps or {})
+        except ValueError as error:
+            self._problems.append(f"[public] pusher_apps {error}")
         if not backend:  # the standard ones whose public service is configured
             backend = {
                 name: table

@@ -27,6 +27,7 @@ __all__ = [
     "CONFIG_VARIABLE",
     "ENVIRONMENT_PREFIX",
     "FILE_SUFFIX",
+    "PUSHER_APPS",
     "Key",
     "Written",
     "read_environment",
@@ -35,7 +36,8 @@ __all__ = [
     "variable_of",
 ]
 
-API_KEYS = ("private", "api_keys")  # the setting that is a table, of texts or of tables
+API_KEYS = ("private", "api_keys")  # a setting that is a table, of texts or of tables
+PUSHER_APPS = ("public", "pusher_apps")  # a setting that is a table of tables
 _TABLES_OF_TABLES = ("services", "backend", "hooks")  # tables of tables: a setting there has three names, not two
 ENVIRONMENT_PREFIX = "SNORKY_"
 CONFIG_VARIABLE = "SNORKY_CONFIG"  # names the file; not a setting itself
@@ -147,7 +149,7 @@ def _flatten(document: Mapping[str, object]) -> list[tuple[Key, object]]:
             flat.append(((name,), value))
         elif name not in _TABLES_OF_TABLES:
             for inner, leaf in value.items():
-                flat.extend(_leaves((name, inner), leaf, 2 if (name, inner) == API_KEYS else 0))
+                flat.extend(_leaves((name, inner), leaf, 2 if (name, inner) in (API_KEYS, PUSHER_APPS) else 0))
         else:
             for table, keys in value.items():
                 if isinstance(keys, dict) and keys:

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Final
 from weakref import WeakValueDictionary
 
-from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.connection.rate_limiter import BORROWED_MESSAGES, Bucket, Rates, Share
 
 __all__ = ["ClusterBucket", "ClusterRates", "ClusterShare"]

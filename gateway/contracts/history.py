@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.protocol.publication import Position, Publication
+from snorky.gateway.protocol.publication import Position, Publication, Selector
 
 __all__ = ["History", "HistoryStore", "Order", "Recovery", "history_of"]
 
@@ -78,13 +78,13 @@ class HistoryStore(Protocol):
         """Close all connections; pending calls fail. Idempotent."""
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None
+        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
     ) -> asyncio.Future[Position]:
         """Queue one JSON publication; this node's publications keep the order of the calls, also after a reconnect.
 
-        once: an idempotency key of this channel; a second publication with it gets the same result and is not
-        published. The future may raise BrokerUnavailable within `publish_timeout_s`: the message may have been
-        published. The caller may ignore the future.
+        to: send it only to these subscribers; it is stored for all. once: an idempotency key of this channel; a second
+        publication with it gets the same result and is not published. The future may raise BrokerUnavailable within
+        `publish_timeout_s`: the message may have been published. The caller may ignore the future.
         """
 
     def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step

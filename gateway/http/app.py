@@ -12,6 +12,7 @@ from snorky.gateway.http.demo.routes import demo_routes
 from snorky.gateway.http.health import ops_routes
 from snorky.gateway.http.protocols.centrifuge.api import CentrifugeAPI
 from snorky.gateway.http.protocols.centrifuge.websocket import CentrifugeHandler
+from snorky.gateway.http.protocols.pusher.websocket import PusherHandler
 from snorky.gateway.http.protocols.raw.websocket import RawHandler
 from snorky.gateway.http.protocols.sse.handler import SSEHandler
 from snorky.gateway.http.sockjs import SockJSHandler
@@ -23,8 +24,9 @@ __all__ = ["private_app", "public_app"]
 
 BACKEND_MAX_BYTES: Final = 1 << 20  # one request: a batch of messages
 
-_PROTOCOLS: Final[Mapping[str, type[CentrifugeHandler] | type[RawHandler] | type[SSEHandler]]] = {
+_PROTOCOLS: Final[Mapping[str, type[CentrifugeHandler] | type[PusherHandler] | type[RawHandler] | type[SSEHandler]]] = {
     "centrifuge": CentrifugeHandler,
+    "pusher": PusherHandler,
     "raw": RawHandler,
     "sse": SSEHandler,
 }

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.connection.shared_limits import site_of

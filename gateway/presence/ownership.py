@@ -103,11 +103,13 @@ class Ownership:
 
     # -- for services ----------------------------------------------------------------------------------------
 
-    async def enter(self, connection: Connection, roster: str, *, entry: str, data: Any) -> Entered:
+    async def enter(
+        self, connection: Connection, roster: str, *, entry: str, data: Any, identity: str | None = None
+    ) -> Entered:
         """See Rosters.enter."""
         _demand_small(entry, data)
         owned = self._of(connection)
-        identity = stated_identity(connection.identity) or connection.id
+        identity = identity or stated_identity(connection.identity) or connection.id
         owner = Owner(self._node_id, self.directory.incarnation, connection.serial)
         known = owned.members.get((roster, entry))
         owned.members[roster, entry] = Member(identity, owner, entry, data)

@@ -8,12 +8,29 @@ What services send is translated back in two places:
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from snorky.gateway.protocol.channel_names import Json
 from snorky.gateway.protocol.publication import Change, Position
 
-__all__ = ["Frontend", "Rendering"]
+__all__ = ["Frontend", "Rendering", "SubscribeTerms"]
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeTerms:
+    """How a frontend subscribes its client to a channel; it sends them in place of a subscription token.
+
+    operations: that it has found permitted, by a signature. member, data: the client's entry in the channel's roster;
+    member None = by its identity. lists_members: the reply has `members`, their data by their names. replays_last: the
+    reply has the last message, if the channel keeps one.
+    """
+
+    operations: frozenset[str] = frozenset()
+    member: str | None = None
+    data: Any = None
+    lists_members: bool = False
+    replays_last: bool = False
 
 
 class Rendering(Protocol):
@@ -44,7 +61,13 @@ class Rendering(Protocol):
 
 
 class Frontend(Protocol):
-    """Translates what services send to one client."""
+    """Translates what services send to one client.
+
+    authenticates: it decides itself what a client without an identity may do where an identity is required.
+    """
+
+    @property
+    def authenticates(self) -> bool: ...
 
     def accepts_order(self, channel: Json) -> bool:
         """Return True if the backend can subscribe the client to a channel now."""

@@ -2,7 +2,7 @@
 
     bare        the payload, JSON: what any Redis client publishes
     sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history;
-                `m` instead of `j`: the payload is MessagePack
+                `m` instead of `j`: the payload is MessagePack; ` SELECTOR` may follow
     addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
     change      0xC1 `3 VERSION PREVIOUS_VERSION j CHANGE` newline, followed by a bare or an addressed one: an entry
                 of the channel's roster has joined, left, or changed its data
@@ -37,6 +37,7 @@ __all__ = [
     "UnknownVersion",
     "as_hint",
     "read_publication",
+    "selector_text",
     "tombstone",
     "write_addressed",
     "write_change",
@@ -159,13 +160,13 @@ def read_publication(data: bytes) -> Publication:
     version, rest, payload = _split(data)
     try:
         if version == b"1":
-            return _read_sequenced(rest.decode("ascii"), payload)
+            return _read_sequenced(rest, payload)
         if version == b"2":
             return Publication(payload, selector=_read_selector(rest))
         if version == b"3":
             return _read_change(rest, payload)
         if version == b"h":
-            decoded = _read_sequenced(rest.decode("ascii"), payload)
+            decoded = _read_sequenced(rest, payload)
             return Publication(decoded.payload, hint=decoded.position)
     except (ValueError, IndexError):  # includes invalid UTF-8 and missing fields
         raise InvalidMessage("Malformed header") from None
@@ -184,11 +185,16 @@ def tombstone(publication: Publication, fault: Literal["invalid", "too_large"] =
 
 def write_addressed(payload: bytes, selector: Selector) -> bytes:
     """Address a publication to some of a channel's subscribers."""
+    return MARK + b"2 j " + selector_text(selector) + b"\n" + payload
+
+
+def selector_text(selector: Selector) -> bytes:
+    """Write a selector for a header."""
     fields = {"only": selector.only_identity, "not_identity": selector.not_identity, "not": selector.not_connection}
     chosen = {name: value for name, value in fields.items() if value is not None}
     if selector.is_whole:
         chosen["whole"] = "true"
-    return MARK + b"2 j " + _encode(chosen) + b"\n" + payload
+    return _encode(chosen)
 
 
 def write_change(notice: bytes, change: Change) -> bytes:
@@ -216,11 +222,14 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
     return version, rest, payload
 
 
-def _read_sequenced(rest: str, payload: bytes) -> Publication:
-    position, previous_tag, encoding = rest.split(" ")[:3]
+def _read_sequenced(rest: bytes, payload: bytes) -> Publication:
+    fields, _, selector = rest.partition(b" {")
+    position, previous_tag, encoding = fields.decode("ascii").split(" ")[:3]
     if encoding not in ("j", "m"):
         raise UnknownVersion("Unknown encoding")
     publication = Publication(payload, Position.parse(position), previous_tag)
+    if selector:
+        publication = replace(publication, selector=_selector(b"{" + selector))
     return publication if encoding == "j" else _from_msgpack(publication)
 
 
@@ -228,6 +237,10 @@ def _read_selector(rest: bytes) -> Selector:
     encoding, _, text = rest.partition(b" ")
     if encoding != b"j":
         raise UnknownVersion("Unknown encoding")
+    return _selector(text)
+
+
+def _selector(text: bytes) -> Selector:
     try:
         decoded = _decode_selector(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

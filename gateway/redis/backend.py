@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.control import ControlLog
 from snorky.gateway.contracts.directory import Directory

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.control import KEEP_S, ORDERS_MAX
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.appender import ClusterAppender

@@ -136,9 +136,8 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
     """Return a node's state, for `snorky stats`."""
     sample = node.metrics.registry.get_sample_value
     totals = ("deliveries", "publications_received", "sent_bytes")
-    transports = [
-        {"transport": each} for each in ("websocket", "sockjs", "raw", "centrifuge", "centrifuge-http", "backend")
-    ]
+    names = ("websocket", "sockjs", "raw", "centrifuge", "centrifuge-http", "pusher", "backend")
+    transports = [{"transport": each} for each in names]
     return {
         "id": node.node_id,
         "sampled_s": time.monotonic(),  # for computing rates: it is read at another time

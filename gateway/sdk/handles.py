@@ -101,16 +101,19 @@ class Rosters:
         self._cluster = cluster
         self._service = service
 
-    async def enter(self, connection: Connection, channel: Any, *, entry: str = "", data: Any = None) -> Entered:
+    async def enter(
+        self, connection: Connection, channel: Any, *, entry: str = "", data: Any = None, identity: str | None = None
+    ) -> Entered:
         """Enter a channel's roster under the connection's identity, or its id if it has no identity.
 
-        entry: distinguishes entries of one connection. Idempotent; data is replaced. Raises BrokerUnavailable,
-        InvalidChannel, ConnectionClosed, LimitExceeded.
+        identity: another one, which the caller has verified. entry: distinguishes entries of one connection.
+        Idempotent; data is replaced. Raises BrokerUnavailable, InvalidChannel, ConnectionClosed, LimitExceeded.
         """
         size = ENTRY_BYTES + (0 if data is None else json_size(data))
         charge: Charge = self._cluster.quotas.charge(connection, size)
         try:
-            return await self._cluster.ownership.enter(connection, self._key(channel), entry=entry, data=data)
+            key = self._key(channel)
+            return await self._cluster.ownership.enter(connection, key, entry=entry, data=data, identity=identity)
         except Exception as error:
             if not was_stored(error):
                 charge.give_back()

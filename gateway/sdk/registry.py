@@ -180,6 +180,12 @@ class ServiceRegistry:
             self._note_limited(connection, limit)
             raise LimitExceeded(limit, "Too many frames that are no whole messages")
 
+    def lacks_identity(self, connection: Connection) -> bool:
+        """Return True if a client must authenticate before it uses most services."""
+        if not self.requires_identity or connection.identity is not None:
+            return False
+        return connection.frontend is None or not connection.frontend.authenticates
+
     def dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
         """Pass a message to its service, without limits or inbox. Raises UnknownService, and the service's errors.
 
@@ -200,7 +206,7 @@ class ServiceRegistry:
     def _dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
         """Call `dispatch`, and send errors to the client."""
         try:
-            if self.requires_identity and connection.identity is None and not self[envelope.service].allows_anonymous:
+            if self.lacks_identity(connection) and not self[envelope.service].allows_anonymous:
                 raise NotAuthenticated
             pending = self.dispatch(connection, envelope)
         except Exception as error:  # the top of a message's processing: reply with the error, log it if it is our fault

@@ -75,13 +75,20 @@ class ServiceChannels:
         return self._broker.publish(key, data)
 
     def publish_kept(
-        self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
+        self,
+        service: str,
+        channel: Any,
+        payload: Any,
+        history: History,
+        *,
+        once: str | None = None,
+        to: Selector | None = None,
     ) -> asyncio.Future[Position]:
         """Publish to a channel with a history. See Topics.publish."""
         key = channel_key(service, channel)
         data = self._encode(payload)
         self._metrics.publications_published.inc()
-        return self.history_store.publish(key, data, history, once=once)
+        return self.history_store.publish(key, data, history, once=once, to=to)
 
     def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
         """Publish with an idempotency key to a channel without a history. See Topics.publish."""

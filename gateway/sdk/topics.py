@@ -48,6 +48,7 @@ class Topics:
         history: History,
         once: str | None = None,
         by: Connection | None = None,
+        to: Selector | None = None,
     ) -> asyncio.Future[Position]: ...
 
     @overload
@@ -67,7 +68,7 @@ class Topics:
     ) -> asyncio.Future[int] | asyncio.Future[Position] | asyncio.Future[None]:
         """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON value, or a Verbatim.
 
-        to: send it only to these subscribers.
+        to: send it only to these subscribers. With a history, it is stored for all.
         history: retain it this long, for clients that read the history.
         once: an idempotency key of this channel. Publishing again with the same key within 300 s returns the same
         result and publishes nothing.
@@ -88,7 +89,9 @@ class Topics:
         try:
             published: asyncio.Future[Position] | asyncio.Future[None]
             if history is not None:
-                published = self._cluster.channels.publish_kept(self._service, channel, payload, history, once=once)
+                published = self._cluster.channels.publish_kept(
+                    self._service, channel, payload, history, once=once, to=to
+                )
             else:
                 published = self._cluster.channels.publish_once(self._service, channel, payload, once or "")
         except BaseException:

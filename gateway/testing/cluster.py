@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.contracts.limits import LocalLimitStore, SharedUnits

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.protocol.publication import MARK, Position, Publication
+from snorky.gateway.protocol.publication import MARK, Position, Publication, Selector, selector_text
 
 __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 
 
-def write_sequenced(publication: Publication) -> bytes:
+def write_sequenced(publication: Publication, to: Selector | None = None) -> bytes:
     """Encode a publication with a position as the script does."""
-    return MARK + f"1 {publication.position} {publication.previous_tag} j\n".encode() + publication.payload
+    rest = b"" if to is None else b" " + selector_text(to)
+    header = f"1 {publication.position} {publication.previous_tag} j".encode()
+    return MARK + header + rest + b"\n" + publication.payload
 
 
 def _offset(publication: Publication) -> int:
@@ -64,7 +66,9 @@ class Archive:
             self._shelves[key] = _Shelf(Position(secrets.token_hex(4), 0, secrets.token_hex(4)))
         return self._shelves[key]
 
-    def publish(self, key: str, payload: bytes, history: History, once: str | None) -> Position:
+    def publish(
+        self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
+    ) -> Position:
         """Publish, and store within these bounds."""
         if once is not None and (key, once) in self._once:
             return self._once[key, once]
@@ -77,7 +81,7 @@ class Archive:
         if once is not None:
             self._once[key, once] = shelf.position
         if self._on_publish is not None:
-            self._on_publish(key, write_sequenced(publication))
+            self._on_publish(key, write_sequenced(publication, to))
         return shelf.position
 
     def publish_once(self, key: str, payload: bytes, once: str) -> None:
@@ -146,14 +150,14 @@ class MemoryHistory:
         """Nothing to end."""
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None
+        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
     ) -> asyncio.Future[Position]:
         future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
         if self._archive.is_failing:
             future.set_exception(BrokerUnavailable(key))
             future.exception()
         else:
-            future.set_result(self._archive.publish(key, payload, history, once))
+            future.set_result(self._archive.publish(key, payload, history, once, to))
         return future
 
     def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:

@@ -13,6 +13,7 @@ from snorky.gateway import (
     Rosters,
     RosterSnapshot,
     Selector,
+    SubscribeTerms,
     Topics,
     channel_name,
 )
@@ -25,14 +26,18 @@ __all__ = ["PresenceCommands", "present"]
 
 
 @asynccontextmanager
-async def present(topics: Topics, rosters: Rosters, connection: Connection, channel: Any) -> AsyncIterator[None]:
+async def present(
+    topics: Topics, rosters: Rosters, connection: Connection, channel: Any, terms: SubscribeTerms | None = None
+) -> AsyncIterator[None]:
     """Enter a channel's roster; leave it again if the block, which subscribes, fails. Raises AlreadySubscribed.
 
+    terms: of the client's frontend, with its entry.
     Entering comes first because no `await` is allowed between a recovery and its reply.
     """
     if topics.is_subscribed(connection, channel):
         raise AlreadySubscribed
-    entered = await rosters.enter(connection, channel)
+    terms = terms or SubscribeTerms()
+    entered = await rosters.enter(connection, channel, data=terms.data, identity=terms.member)
     try:
         yield
         topics.knows(connection, channel, entered.version)  # `presence` may note a later version

@@ -15,8 +15,10 @@ __all__ = [
     "members",
     "page",
     "recovered",
+    "replayed",
     "stats",
     "with_expiry",
+    "with_members",
 ]
 
 # Payloads in one reply. A client waits some seconds for a reply, but at 20 KB/s one of 1 MiB takes a minute: the
@@ -47,14 +49,39 @@ def recovered(recovery: Recovery, channel: Any, notification: Any) -> Compound:
     return reply
 
 
+def replayed(last: Sequence[Publication], top: Position) -> Compound:
+    """Build the reply to `subscribe` with the last message. top: what follows it is delivered later, so it is left out.
+
+    `isEmpty`: the channel keeps no message.
+    """
+    earlier = [each for each in last if each.position is not None and each.position.offset <= top.offset]
+    compound = _compound(earlier, top)
+    if isinstance(compound.value, dict):
+        compound.value["isEmpty"] = not last
+    return compound
+
+
+def with_members(reply: Compound | dict[str, Any] | None, found: Sequence[Member]) -> Compound | dict[str, Any]:
+    """Add to a reply to `subscribe` the data of the members by their names. Raises RPCError: more than MEMBERS_MAX."""
+    data: dict[str, Any] = {}
+    for member in found:
+        data.setdefault(member.identity, member.data)
+    if len(data) > MEMBERS_MAX:
+        raise RPCError("Too many members", "limit_exceeded")
+    return _with(reply, {"members": data})
+
+
 def with_expiry(reply: Compound | dict[str, Any] | None, expires_in_s: int | None) -> Compound | dict[str, Any]:
     """Add to a reply to `subscribe` when the token of the subscription expires; null = never."""
-    expiry = {"expiresInS": expires_in_s}
+    return _with(reply, {"expiresInS": expires_in_s})
+
+
+def _with(reply: Compound | dict[str, Any] | None, fields: dict[str, Any]) -> Compound | dict[str, Any]:
     if not isinstance(reply, Compound):
-        return {**(reply or {}), **expiry}
+        return {**(reply or {}), **fields}
     for each in (reply.value, reply.instead):
         if isinstance(each, dict):
-            each.update(expiry)
+            each.update(fields)
     return reply
 
 

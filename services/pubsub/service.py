@@ -13,8 +13,6 @@ Rules:
   `presence` and `presenceStats`.
 """
 
-import asyncio
-import inspect
 from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -28,21 +26,17 @@ from snorky.gateway import (
     NotSubscribed,
     Rules,
     Unmatched,
-    Verbatim,
-    channel_name,
-    history_of,
 )
 from snorky.services.granting import demand_text, expires_in_s, granted
-from snorky.services.pubsub.history import HistoryCommands
-from snorky.services.pubsub.parameters import check_flag, once_of, recovery_of
+from snorky.services.pubsub.parameters import check_flag, recovery_of
+from snorky.services.pubsub.publishing import PublishCommands
 from snorky.services.pubsub.replies import with_expiry
-from snorky.services.requests import check_allowed, demand_allowed
-from snorky.services.rpc import Request, acknowledged, rpc_command
+from snorky.services.rpc import Request, rpc_command
 
 __all__ = ["PubSubService"]
 
 
-class PubSubService(HistoryCommands):
+class PubSubService(PublishCommands):
     """Pub/sub for clients. channels: channel rules, as ChannelRule or as tables of the settings.
 
     unmatched: "open" or "closed", for channels that no rule matches; None = open unless the node authenticates clients.
@@ -67,10 +61,6 @@ class PubSubService(HistoryCommands):
     def rules(self) -> Rules[ChannelRule]:
         """The channel rules, in their order."""
         return self.access.rules
-
-    def can_publish(self, request: Request, channel: Any, message: Any) -> bool | Awaitable[bool]:
-        """Return whether a client that the channel's rule permits may publish. Unless overridden, it may."""
-        return True
 
     def notification(self, channel: Any) -> Any:
         """Return the message that subscribers receive, with PAYLOAD in place of the published one."""
@@ -124,58 +114,7 @@ class PubSubService(HistoryCommands):
             self.rosters.leave_soon(request.connection, channel)
         return None
 
-    # -- publishing ------------------------------------------------------------------------------------------------
-
-    @rpc_command
-    def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
-        """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
-        once = once_of(key, request.connection)
-        value = message.value if isinstance(message, Verbatim) else message
-        self._demand_publish(request, channel, message, once)
-        verdict = self.can_publish(request, channel, value)
-        if inspect.isawaitable(verdict) or "publish" in self.asks_backend:
-            return self._publish_when(verdict, request.connection, channel, message, once)
-        check_allowed(verdict)  # without an await, so a client's burst becomes one Redis pipeline
-        return self.publish_from_backend(channel, message, once, by=request.connection)
-
-    def publish_from_backend(
-        self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
-    ) -> Awaitable[None]:
-        """Publish a message, without rules and hooks. once: idempotency key. by: the client whose quota it uses."""
-        return acknowledged(self.published(channel, message, once, by=by))
-
-    def published(
-        self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
-    ) -> "asyncio.Future[Any]":
-        """As `publish_from_backend`; the result is that of `Topics.publish`."""
-        history = self.topics.promised(channel, history_of(self._rule(channel)))
-        if history is not None:
-            return self.topics.publish(channel, message, history=history, once=once, by=by)
-        if once is not None:
-            return self.topics.publish(channel, message, once=once, by=by)
-        return self.topics.publish(channel, message)
-
-    async def _publish_when(
-        self, verdict: bool | Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None
-    ) -> Any:
-        await demand_allowed(verdict)
-        await self.ask_backend("publish", client, channel, message.value if isinstance(message, Verbatim) else message)
-        return self.publish_from_backend(channel, message, once, by=client)
-
-    def _demand_publish(self, request: Request, channel: Any, message: Any, once: str | None) -> None:
-        rule = self._rule(channel)
-        if not self.access.is_open(rule, "publish"):  # most are: spare the rest
-            self.demand(request, "publish", channel)
-        check_allowed(once is None or rule.client_keys)
-        if rule.publishes_per_s or rule.message_max_bytes or self.topics.limits_publishers:
-            self.topics.check_publisher(request.connection, channel, message, rule)
-
     # -- inner -----------------------------------------------------------------------------------------------------
-
-    def _rule(self, channel: Any) -> ChannelRule:
-        """Find a channel's rule. Raises InvalidChannel."""
-        rules = self.access.rules
-        return rules.find(channel_name(channel) if rules else "")
 
     async def _leave(self, connection: Connection, channel: Any) -> None:
         await self.rosters.leave(connection, channel)

@@ -10,10 +10,21 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from snorky.gateway import Compound, Connection, Grant, Position, channel_name, history_of
+from snorky.gateway import (
+    Compound,
+    Connection,
+    Grant,
+    History,
+    NotSubscribed,
+    Position,
+    SubscribeTerms,
+    channel_name,
+    history_of,
+)
 from snorky.services.pubsub.parameters import recovery_of
 from snorky.services.pubsub.presence import PresenceCommands, present
-from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, recovered
+from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, recovered, replayed, with_members
+from snorky.services.requests import check_allowed
 from snorky.services.rpc import Request
 
 __all__ = ["Subscribing"]
@@ -71,10 +82,13 @@ class Subscribing(PresenceCommands):
         """Subscribe a client that asks, after its rules; a server-side subscription begins again, from `since`."""
         await self._demand_subscriber(request, channel)
         connection, rule = request.connection, self.rules.find(channel_name(channel))
+        terms = None if grant is None else grant.terms
+        if terms is not None and terms.lists_members:
+            check_allowed(rule.presence)
         is_again = self.is_server_side(connection, channel) and self.topics.is_subscribed(connection, channel)
         history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
         is_entering = rule.presence and not is_again
-        async with present(self.topics, self.rosters, connection, channel) if is_entering else nullcontext():
+        async with present(self.topics, self.rosters, connection, channel, terms) if is_entering else nullcontext():
             self.demand_still(request, "subscribe", channel, grant)
             if is_again:
                 self.cluster.control.subscriptions.begins_again(connection, self.name, channel)
@@ -84,6 +98,8 @@ class Subscribing(PresenceCommands):
                     shape, since = self.notification(channel), await self.located(channel, since)
                     recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
                     return recovered(recovery, channel, shape)
+                if terms is not None:
+                    return await self._subscribe_by_terms(terms, connection, channel, history, most)
                 if connection.frontend is None:
                     await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)
                 else:  # held, so that the reply comes first
@@ -94,3 +110,32 @@ class Subscribing(PresenceCommands):
                     self.rosters.leave_soon(connection, channel)
                 raise
         return NOTHING_TO_RECOVER if is_recovering else None
+
+    async def _subscribe_by_terms(
+        self, terms: SubscribeTerms, connection: Connection, channel: Any, history: History | None, most: int
+    ) -> Compound | dict[str, Any] | None:
+        """Subscribe a client; returns the reply, with what the terms of its frontend ask for."""
+        if history is None or not terms.replays_last:
+            async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):
+                return await self._with_members(None, connection, channel) if terms.lists_members else None
+        recovery = await self.topics.recover(connection, channel, history, subscribers_max=most)
+        try:
+            async with self.topics.reading(connection, channel):  # what is published from here on follows the reply
+                found, _ = await self.topics.recent(channel, 1)
+                reply = replayed(found, recovery.position)
+                if terms.lists_members:
+                    await self._with_members(reply, connection, channel)
+            if not self.topics.is_subscribed(connection, channel):
+                raise NotSubscribed
+        except BaseException:
+            self.cut_subscription(connection, channel)
+            raise
+        return reply
+
+    async def _with_members(
+        self, reply: Compound | None, connection: Connection, channel: Any
+    ) -> Compound | dict[str, Any]:
+        census = await self.rosters.census(channel)
+        found = with_members(reply, census.members)
+        self.topics.knows(connection, channel, census.version)
+        return found

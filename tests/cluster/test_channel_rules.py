@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from snorky.gateway import ChannelRule, History, Node, ServiceRegistry, Settings
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.runtime.node import running_node

@@ -9,7 +9,7 @@ from snorky.gateway import (
     Limits,
     Node,
 )
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.protocol.publication import TooLarge
 from snorky.gateway.testing.broker import LoopbackBroker
 from tests.support.fakes.fake_wire import JSON, FakeTransport, house, settle

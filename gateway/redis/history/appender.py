@@ -22,7 +22,7 @@ import hiredis
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Position
+from snorky.gateway.protocol.publication import Position, Selector, selector_text
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
@@ -56,7 +56,9 @@ class Appender(Protocol):
     async def stop(self) -> None:
         """Close all connections; pending publications fail. Idempotent."""
 
-    def append(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+    def append(
+        self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
+    ) -> "asyncio.Future[Position]":
         """Queue one publication. See HistoryStore.publish; the future may also raise PublishRefused."""
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
@@ -102,17 +104,20 @@ class HistoryAppender(Publisher):
         """See Appender.runs."""
         return b""
 
-    def append(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+    def append(
+        self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
+    ) -> "asyncio.Future[Position]":
         """See Appender.append."""
         name = node_channel_name(self._prefix, key)  # only nodes may publish positions
-        return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
+        rest = b"" if to is None else b" " + selector_text(to)
+        return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s), rest)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         """See Appender.publish_once."""
         return self._queue_script(key, channel_name(self._prefix, key), payload, once, b"0", b"0")
 
     def _queue_script(
-        self, key: str, name: bytes, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes
+        self, key: str, name: bytes, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes, rest: bytes = b""
     ) -> "asyncio.Future[Any]":
         keep_s = OWN_S if once is None else ONCE_S
         once = "own " + secrets.token_hex(8) if once is None else "given " + once
@@ -126,7 +131,7 @@ class HistoryAppender(Publisher):
                 once_key(self._prefix, key, once),
                 name,
                 payload,
-                secrets.token_hex(16).encode(),
+                secrets.token_hex(16).encode() + rest,
                 size,
                 ttl_ms,
                 _milliseconds(KEEP_S),

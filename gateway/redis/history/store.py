@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Position, Publication, tombstone
+from snorky.gateway.protocol.publication import Position, Publication, Selector, tombstone
 from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
@@ -79,9 +79,9 @@ class RedisHistory:
         await self._commands.stop()
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None
+        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
     ) -> "asyncio.Future[Position]":
-        return self._appender.append(key, payload, history, once)
+        return self._appender.append(key, payload, history, once, to)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         return self._appender.publish_once(key, payload, once)

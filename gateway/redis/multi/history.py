@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.protocol.publication import Position, Publication
+from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import Spread
 
@@ -39,9 +39,9 @@ class SpreadHistory:
         await asyncio.gather(*(history_store.stop() for history_store in self._histories))
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None
+        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
     ) -> "asyncio.Future[Position]":
-        return self._histories.of(key).publish(key, payload, history, once=once)
+        return self._histories.of(key).publish(key, payload, history, once=once, to=to)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         return self._histories.of(key).publish_once(key, payload, once)

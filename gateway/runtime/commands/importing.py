@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from snorky.gateway.config.centrifugo import translate
+from snorky.gateway.config.importers.centrifugo import translate
 from snorky.gateway.errors import InvalidInput
 from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.runtime.commands.common import fail

@@ -16,7 +16,7 @@ IMPORT = "tests/unit/config/test_centrifugo.py"
 CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="import: user-limited channels stay closed to others",
-        file="gateway/config/centrifugo.py",
+        file="gateway/config/importers/centrifugo.py",
         old="    if is_limited:\n",
         new="    if False:\n",
         argv=test(IMPORT, "test_user_limited_channels_do_not_open_to_others"),

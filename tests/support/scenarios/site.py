@@ -26,8 +26,8 @@ import structlog
 import uvloop
 
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import Hooks as HookSettings
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.config.settings import Limits, Private, Public
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.limits import LimitStore

@@ -16,8 +16,8 @@ from typing import Any
 
 import aiohttp
 
-from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import Hooks as HookSettings
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.contracts.limits import LocalLimitStore, SharedUnits
 from snorky.gateway.http.app import public_app

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from snorky.gateway.cli import app
-from snorky.gateway.config.centrifugo import translate
+from snorky.gateway.config.importers.centrifugo import translate
 from snorky.gateway.config.settings import load
 from tests.support.processes.tools import ROOT
 from tests.support.scenarios.pages import code_block

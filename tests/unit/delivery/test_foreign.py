@@ -45,6 +45,8 @@ class Rendering:
 class Translator:
     """The frontend of one connection."""
 
+    authenticates = False
+
     def accepts_order(self, channel: Json) -> bool:
         return True
 

@@ -2,7 +2,7 @@
 
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule
-from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.contracts.limits import LocalLimitStore, OnLost
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_limiter import ClusterLimiter

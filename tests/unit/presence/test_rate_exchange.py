@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.connection import cluster_rates, rate_limiter
 from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.rate_limiter import Limiter, Rates

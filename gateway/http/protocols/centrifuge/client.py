@@ -83,6 +83,8 @@ class CentrifugeClient:
         "_wire",
     )
 
+    authenticates = False  # see `Frontend`
+
     def __init__(
         self,
         endpoint: Endpoint,

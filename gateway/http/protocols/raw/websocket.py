@@ -74,6 +74,7 @@ class RawWebSocket(WebSocketProtocol):
 
     transport_name = "raw"
     can_deflate = False
+    authenticates = False  # see `Frontend`
 
     def __init__(
         self,

@@ -70,6 +70,7 @@ class EventStream:
     """
 
     transport_name = "sse"
+    authenticates = False  # see `Frontend`
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 -- Publish once, in order, and with a position if the channel has a history. `library_text.py` also builds the function
 -- snorky_publish from this text.
 -- KEYS state, stream, and an idempotency key if there is one
--- ARGV channel, payload, entropy (32 hexadecimal digits), size (0 = any), ttl_ms (0 = no history), keep_ms: how much
+-- ARGV channel, payload, entropy (32 hexadecimal digits) and the rest of the header, size (0 = any), ttl_ms (0 = no history), keep_ms: how much
 --      longer than the stream the state lives, key_ttl_ms, runs of servers, separated by blanks: this server's, then
 --      those of servers from which the slot may have been migrated; absent: runs are not compared
 -- State: run of the server that wrote it; epoch, offset and tag of the last entry; marks: "MS:OFFSET ...", the offset
@@ -83,5 +83,5 @@ local position = string.format('%s:%d:%s', epoch, offset, new)
 if KEYS[3] then
   redis.call('SET', KEYS[3], position, 'PX', ARGV[7])
 end
-redis.call('PUBLISH', ARGV[1], '\1931 ' .. position .. ' ' .. previous .. ' j\n' .. ARGV[2])
+redis.call('PUBLISH', ARGV[1], '\1931 ' .. position .. ' ' .. previous .. ' j' .. string.sub(ARGV[3], 33) .. '\n' .. ARGV[2])
 return position

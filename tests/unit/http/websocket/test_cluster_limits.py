@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.contracts.limits import LocalLimitStore, SharedUnits
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations
 from tests.support.scenarios.logins import authenticator, bearer

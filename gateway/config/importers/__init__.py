@@ -1,0 +1,1 @@
+"""Translations of the configurations of other servers."""

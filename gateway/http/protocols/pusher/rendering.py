@@ -1,0 +1,51 @@
+"""What many clients of Pusher's protocol receive. Pure."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from snorky.gateway.http.protocols.pusher.events import encode_event, encode_publication
+from snorky.gateway.http.protocols.pusher.names import kind_of
+from snorky.gateway.protocol.codec import Encoding, Json
+from snorky.gateway.protocol.publication import Change, Position
+from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
+
+__all__ = ["EventRendering", "dialect_of"]
+
+_CHANGES: Final = {"+": "pusher_internal:member_added", "-": "pusher_internal:member_removed"}
+
+
+class EventRendering:
+    """Encodes events of the channels of one service."""
+
+    follows_connections = True  # for the data of members
+    bears_gaps = True  # this protocol cannot say that events are missing
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+
+    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
+        """See `Rendering`."""
+        return encode_publication(_name(channel), payload)
+
+    def change(self, channel: Json, change: Change) -> bytes | None:
+        """See `Rendering`. Of a member's further connections nothing is said."""
+        name, kind = _name(channel), _CHANGES.get(change.kind)
+        if kind is None or not change.is_identity or not kind_of(name).is_presence:
+            return None
+        info = {} if change.kind == "-" else {"user_info": change.data}
+        return encode_event(kind, {"user_id": change.identity, **info}, name)
+
+    def notice(self, envelope: Mapping[str, Any]) -> None:
+        """Send nothing: this protocol has no other messages to many."""
+
+
+@cache
+def dialect_of(service: str) -> Dialect:
+    """Return the dialect of WebSockets whose channels are those of a service. There are as many as in the settings."""
+    return Dialect("json", Encoding.JSON, TEXT, text_frame, rendering=EventRendering(service))
+
+
+def _name(channel: Json) -> str:
+    """Return the name of a channel. Clients of this protocol subscribe only to names that are texts."""
+    return channel if isinstance(channel, str) else ""
