@@ -186,7 +186,8 @@ async def test_deltas_survive_cut_connections_to_redis(tmp_path: Path) -> None:
         await client.aclose()
 
 
-async def test_an_acquisition_whose_answer_from_redis_was_lost_may_be_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["read", "take"])
+async def test_an_acquisition_whose_answer_from_redis_was_lost_may_be_tried_again(lost: str, tmp_path: Path) -> None:
     async with (
         RedisServer("redis", tmp_path) as server,
         FaultProxy("127.0.0.1", server.port) as proxy,
@@ -198,17 +199,16 @@ async def test_an_acquisition_whose_answer_from_redis_was_lost_may_be_tried_agai
         token = await cluster.backend(0, "authorizeSubscription", items=[ALL])
         await cluster.backend(1, "publishDeltas", deltas=[task(0)])
         client, other = (Resident(cluster.nodes[number], cluster.public[number], None) for number in (1, 2))
-        proxy.lose_next_reply(to=token.encode())
-        assert await client.ask("datasync", "acquireSubscription", token=token) == "Error: Temporarily unavailable"
-        assert proxy.lost_bytes > 0
+        answers: list[Any] = []
 
         async def is_answered() -> bool:
             answers.append(await client.ask("datasync", "acquireSubscription", token=token))
             return answers[-1] != "Error: Temporarily unavailable"
 
-        answers: list[Any] = []
+        proxy.lose_next_reply(to=token.encode() + (b"}:taken" if lost == "take" else b""))
         await eventually(is_answered, within_s=10.0, what="redis answers again")
-        assert answers[-1] is None
+        assert proxy.lost_bytes > 0
+        assert answers[0] == "Error: Temporarily unavailable" and answers[-1] is None
         assert [each["delta"]["data"]["n"] for each in client.notifications] == [0]
         for late in (client, other):
             assert await late.ask("datasync", "acquireSubscription", token=token) == "Error: No such subscription"

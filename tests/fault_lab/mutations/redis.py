@@ -139,7 +139,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/reindex.py",
         old="            if calls:\n                await self._scripts.run(*calls, in_order=False)\n",
         new="",
-        argv=test("tests/faults/test_shards.py", "test_former_entries_on_a_rolled_back_shard_are_removed and 0"),
+        argv=test("tests/faults/test_shards.py", "test_former_entries_on_a_rolled_back_shard_are_removed and beside"),
     ),
     Mutation(
         guard="owners without a lease",

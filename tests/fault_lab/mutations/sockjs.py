@@ -10,7 +10,7 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/sockjs/handler.py",
         old="        if found is None:\n            return self._turn_away(request, ip, None)\n",
         new="",
-        argv=test("tests/unit/http/sockjs/test_bodies.py", "test_a_body_for_an_unknown_session_is_not_read"),
+        argv=test("tests/unit/http/serving/test_bodies.py", "test_a_body_for_an_unknown_session_is_not_read"),
     ),
     Mutation(
         guard="sockjs: session after body",
@@ -18,7 +18,7 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         old="if session is not found:",
         new="if session is None:",
         argv=test(
-            "tests/unit/http/sockjs/test_bodies.py", "test_a_session_that_ends_while_its_body_arrives_accepts_nothing"
+            "tests/unit/http/serving/test_bodies.py", "test_a_session_that_ends_while_its_body_arrives_accepts_nothing"
         ),
     ),
     Mutation(
@@ -26,14 +26,14 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/serving/bodies.py",
         old="asyncio.timeout(BODY_TIMEOUT_S)",
         new="asyncio.timeout(None)",
-        argv=test("tests/unit/http/sockjs/test_bodies.py", "test_a_body_that_never_arrives_is_408"),
+        argv=test("tests/unit/http/serving/test_bodies.py", "test_a_body_that_never_arrives_is_408"),
     ),
     Mutation(
         guard="sockjs: bytes under way of one address",
         file="gateway/http/serving/bodies.py",
         old="if self._reserved[site] + size > ADDRESS_MAX_BYTES:",
         new="if False:",
-        argv=test("tests/unit/http/sockjs/test_bodies.py", "test_one_address_has_a_bound"),
+        argv=test("tests/unit/http/serving/test_bodies.py", "test_one_address_has_a_bound"),
     ),
     Mutation(
         guard="sockjs: requests without a message",
