@@ -245,15 +245,16 @@ async def test_a_clients_claims_about_its_address_never_reach_a_node(running: Ru
     assert head.startswith("GET /ws HTTP/1.1\r\n")
 
 
+@pytest.mark.parametrize("server", ["/sockjs/000", "/pusher/app/shop-key/000"])
 @pytest.mark.parametrize("running", BALANCERS)
-async def test_no_id_of_a_sockjs_session_is_written_down(running: Running, tmp_path: Path) -> None:
+async def test_no_id_of_a_session_is_written_down(running: Running, tmp_path: Path, server: str) -> None:
     async with AsyncExitStack() as stack:
         node, heads = await stack.enter_async_context(stub(lambda path: "404 Not Found" if "xhr" in path else "200 OK"))
         nobody = Backend(free_port(), free_port())
         balancer = await stack.enter_async_context(running(tmp_path, [node, node, nobody]))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         for name in ("xhr", "xhr_send", "eventsource", "jsonp_send") * 3:
-            url = f"http://127.0.0.1:{balancer.port}/sockjs/000/s3cret~ID-1/{name}"
+            url = f"http://127.0.0.1:{balancer.port}{server}/s3cret~ID-1/{name}"
             async with session.post(url, data="[]") as response:
                 await response.read()
         async with session.get(f"http://127.0.0.1:{balancer.port}/sockjs/info") as response:
@@ -264,5 +265,5 @@ async def test_no_id_of_a_sockjs_session_is_written_down(running: Running, tmp_p
 
         await eventually(is_logged, within_s=10, what="the last request is logged")
         assert [head for head in heads if "s3cret~ID-1" in head], "the node needs it"
-        assert balancer.process.log.count("/sockjs/000/_/xhr_send") == 3
+        assert balancer.process.log.count(f"{server}/_/xhr_send") == 3
         assert "s3cret" not in balancer.process.log

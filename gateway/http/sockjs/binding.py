@@ -13,7 +13,7 @@ Rules:
 import hashlib
 import hmac
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -22,7 +22,7 @@ from aiohttp import web
 from snorky.gateway.http.serving.page_check import origin_of
 from snorky.gateway.http.websocket.credentials import token_of
 
-__all__ = ["Binding", "Verdict", "Who", "who_asks"]
+__all__ = ["VARYING_QUERY", "Binding", "Verdict", "Who", "who_asks"]
 
 Verdict = Literal["admitted", "unknown", "credential", "origin"]  # unknown: authenticate, then judge again
 
@@ -35,7 +35,7 @@ _VARYING: Final = frozenset(
     "x-amzn-trace-id cf-ray x-cloud-trace-context".split()
 )
 _VARYING_BEGINNINGS: Final = ("accept", "content-", "if-", "sec-fetch-", "sec-ch-", "x-b3-")
-_VARYING_QUERY: Final = frozenset(("t", "c", "callback"))
+VARYING_QUERY: Final = frozenset(("t", "c", "callback"))  # of sockjs-client
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +84,25 @@ class Binding:
 
 
 def who_asks(
-    request: web.Request, session_id: str, ip: str, *, takes_tokens: bool, has_hook: bool, asks_backend: bool = False
+    request: web.Request,
+    session_id: str,
+    ip: str,
+    *,
+    takes_tokens: bool,
+    has_hook: bool,
+    asks_backend: bool = False,
+    varying_query: Collection[str] = VARYING_QUERY,
 ) -> Who:
     """Read the sender of a request for a session, from headers only. Raises HandshakeRefused: it has two tokens.
 
-    asks_backend: the backend may identify a client by its address.
+    asks_backend: the backend may identify a client by its address. varying_query: parameters of the query that vary
+    between requests of one client and do not identify it.
     """
     token = token_of(request.headers) if takes_tokens else None
     if token is not None:
         parts = [token]
     elif has_hook:
-        parts = [ip, *_told_to_hook(request)]
+        parts = [ip, *_told_to_hook(request, varying_query)]
     elif asks_backend:
         parts = [ip]
     else:
@@ -107,7 +115,7 @@ def who_asks(
     return Who(digest.hexdigest(), origin_of(request))
 
 
-def _told_to_hook(request: web.Request) -> list[str]:
+def _told_to_hook(request: web.Request, varying_query: Collection[str]) -> list[str]:
     headers = [(name.lower(), value) for name, value in request.headers.items()]
     parts = [
         f"{name}:{value}"
@@ -115,5 +123,5 @@ def _told_to_hook(request: web.Request) -> list[str]:
         if name not in _VARYING and not name.startswith(_VARYING_BEGINNINGS)
     ]
     if request.query_string:
-        parts += [f"?{name}={value}" for name, value in request.query.items() if name not in _VARYING_QUERY]
+        parts += [f"?{name}={value}" for name, value in request.query.items() if name not in varying_query]
     return sorted(parts)

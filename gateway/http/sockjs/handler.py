@@ -13,7 +13,7 @@ Rules:
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -27,13 +27,13 @@ from snorky.gateway.http.serving.bodies import Bodies
 from snorky.gateway.http.serving.page_answers import Respond, answer_page
 from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
 from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
-from snorky.gateway.http.sockjs.binding import Who, who_asks
+from snorky.gateway.http.sockjs.binding import VARYING_QUERY, Who, who_asks
 from snorky.gateway.http.sockjs.forwarding.owner import NOT_ADMITTED, Answer
 from snorky.gateway.http.sockjs.forwarding.requester import Requester
 from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.pages import IframePage, ancestors_of, greeting, info, long_cached
 from snorky.gateway.http.sockjs.session import Session, Timing
-from snorky.gateway.http.sockjs.session_store import SessionStore
+from snorky.gateway.http.sockjs.session_store import MakeSession, SessionStore
 from snorky.gateway.http.sockjs.transports import TRANSPORTS, Transport
 from snorky.gateway.http.sockjs.websocket import SockJSWebSocket
 from snorky.gateway.http.websocket.credentials import admit, session_of
@@ -42,7 +42,9 @@ from snorky.gateway.http.websocket.handshake import HandshakeRefused
 
 __all__ = ["SockJSHandler"]
 
+_SESSION: Final = r"/{server:[^/.]+}/{session:[A-Za-z0-9_~-]{1,128}}"
 _CALLBACK: Final = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
+_XHR: Final = ("xhr", "xhr_streaming")
 _UNKNOWN: Final[Answer] = (NOT_ADMITTED, "unknown")
 
 
@@ -52,7 +54,12 @@ class SockJSHandler:
         app.add_routes(SockJSHandler(handler).routes("/sockjs"))
 
     Also: app.on_shutdown.append(sockjs.end), app.on_cleanup.append(sockjs.stop).
+
+    Protocols whose clients use these transports have sessions of another kind, in a handler of their own: `xhr_routes`.
     """
+
+    kind = "sockjs"  # of the sessions: an id of one kind means nothing to the others
+    varying_query: Collection[str] = VARYING_QUERY  # see `who_asks`
 
     def __init__(
         self,
@@ -70,7 +77,7 @@ class SockJSHandler:
 
     @cached_property
     def _peers(self) -> Requester:
-        return Requester(self._websockets.endpoint.node, self._sessions.get, self._timing.beat_s)
+        return Requester(self._websockets.endpoint.node, self._sessions.get, self._timing.beat_s, self.kind)
 
     @cached_property
     def _sessions(self) -> SessionStore:
@@ -83,6 +90,7 @@ class SockJSHandler:
             self._timing,
             self._clock,
             lambda: self._peers.start(),
+            self.kind,
         )
 
     @cached_property
@@ -96,33 +104,46 @@ class SockJSHandler:
 
     def routes(self, path: str) -> list[web.RouteDef]:
         """Make the routes for an aiohttp application. path: e.g. "/sockjs"."""
-        session = path + r"/{server:[^/.]+}/{session:[A-Za-z0-9_~-]{1,128}}"
-
-        def found(route: Callable[..., web.RouteDef], below: str, answer: Respond, **options: Any) -> web.RouteDef:
-            async def guarded(request: web.Request) -> web.StreamResponse:
-                return await self._guarded(request, answer)
-
-            return route(below, guarded, **options)
-
+        session = path + _SESSION
         routes = [web.get(path + slash, self._greet) for slash in ("", "/")]
         routes += [
-            found(web.get, path + "/info", self._info, allow_head=False),
-            found(web.options, path + "/info", self._options),
+            self._route(web.get, path + "/info", self._info, allow_head=False),
+            self._route(web.options, path + "/info", self._options),
             web.get(path + r"/iframe{version:[0-9-.a-z_]*}.html", self._serve_iframe),
             web.get(path + "/websocket", self._websockets.handle, allow_head=False),
             web.get(session + "/websocket", self._websocket, allow_head=False),
         ]
-        for name, kind in TRANSPORTS.items():
-            receive = self._receiver(kind, is_script=name == "jsonp", is_frame=name == "htmlfile")
-            if name in ("xhr", "xhr_streaming"):
-                routes.append(found(web.post, f"{session}/{name}", receive))
-                routes.append(found(web.options, f"{session}/{name}", self._options))
-            else:
-                routes.append(found(web.get, f"{session}/{name}", receive, allow_head=False))
-        routes.append(found(web.post, session + "/xhr_send", self._xhr_send))
-        routes.append(found(web.options, session + "/xhr_send", self._options))
-        routes.append(found(web.post, session + "/jsonp_send", self._jsonp_send))
-        return routes
+        for name in TRANSPORTS:
+            if name in _XHR:
+                continue
+            receive = self._receiver(name, is_script=name == "jsonp", is_frame=name == "htmlfile")
+            routes.append(self._route(web.get, f"{session}/{name}", receive, allow_head=False))
+        routes.append(self._route(web.post, session + "/jsonp_send", self._jsonp_send))
+        return routes + self.xhr_routes(path)
+
+    def xhr_routes(self, path: str) -> list[web.RouteDef]:
+        """Make the routes of the transports by XMLHttpRequest alone."""
+        session = path + _SESSION
+        answers = {name: self._receiver(name) for name in _XHR} | {"xhr_send": self._xhr_send}
+        return [
+            self._route(route, f"{session}/{name}", respond)
+            for name, answer in answers.items()
+            for route, respond in ((web.post, answer), (web.options, self._options))
+        ]
+
+    def _route(self, route: Callable[..., web.RouteDef], path: str, answer: Respond, **options: Any) -> web.RouteDef:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            return await self._guarded(request, answer)
+
+        return route(path, guarded, **options)
+
+    def session_id(self, request: web.Request) -> str:
+        """Return the id of the session that a request is for."""
+        return request.match_info["session"]
+
+    def session_maker(self, request: web.Request) -> MakeSession:
+        """Return what constructs the session, if this request opens it."""
+        return Session
 
     async def end(self, _app: object = None) -> None:
         """End all sessions and receivers, because the node is about to stop."""
@@ -160,7 +181,9 @@ class SockJSHandler:
 
     # -- receivers -----------------------------------------------------------------------------------------------
 
-    def _receiver(self, kind: type[Transport], *, is_script: bool, is_frame: bool) -> Respond:
+    def _receiver(self, name: str, *, is_script: bool = False, is_frame: bool = False) -> Respond:
+        kind = TRANSPORTS[name]
+
         async def receive(request: web.Request) -> web.StreamResponse:
             callback = ""
             check_navigation(request, may_be_framed=is_frame)
@@ -175,13 +198,17 @@ class SockJSHandler:
         return receive
 
     async def _receive(self, request: web.Request, transport: Transport) -> web.StreamResponse:
-        endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
+        endpoint, session_id = self._websockets.endpoint, self.session_id(request)
         ip = endpoint.admission.client_ip(request)
         stream = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: is_gone(request))
         identify = self._websockets.identify_hook
         who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
-            session_id, ip, lambda: admit(request, endpoint.node, identify, address=ip), who
+            session_id,
+            ip,
+            lambda: admit(request, endpoint.node, identify, address=ip),
+            who,
+            self.session_maker(request),
         )
         if is_gone(request):
             raise ConnectionClosed
@@ -236,7 +263,7 @@ class SockJSHandler:
         return await self._send(request, web.Response(text="ok"), may_be_form=True)  # a form posted into an iframe
 
     async def _send(self, request: web.Request, done: web.Response, *, may_be_form: bool = False) -> web.StreamResponse:
-        endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
+        endpoint, session_id = self._websockets.endpoint, self.session_id(request)
         check_navigation(request, may_be_framed=may_be_form)
         check_stated(request, self._allowed_origins, is_for_browsers=False)
         ip = endpoint.admission.client_ip(request)
@@ -284,6 +311,7 @@ class SockJSHandler:
             takes_tokens=auth.takes_tokens,
             has_hook=has_hook,
             asks_backend=auth.asks_backend,
+            varying_query=self.varying_query,
         )
 
     async def _known(self, request: web.Request, who: Who, ip: str) -> Who:
@@ -304,7 +332,7 @@ class SockJSHandler:
         """Refuse a request for an unknown session (None), or another client's. Raises HandshakeRefused: too many."""
         endpoint = self._websockets.endpoint
         reason = "unknown_session" if verdict in (None, "admitted") else f"{verdict}_differs"
-        endpoint.node.auth.refusals.note("sockjs", reason, address=ip, origin=request.headers.get("Origin"))
+        endpoint.node.auth.refusals.note(self.kind, reason, address=ip, origin=request.headers.get("Origin"))
         site = endpoint.admission.network_of(ip)
         if site is not None and self._brake.wait_s(site) is None:
             raise HandshakeRefused(429, "session_attempts", "Too many requests for sessions that are not yours")

@@ -21,6 +21,7 @@ from snorky.gateway.http.sockjs.binding import Binding
 from snorky.gateway.http.sockjs.frames import HEARTBEAT, OPEN, SESSION_DIALECT, array_of, end_frame
 from snorky.gateway.http.websocket.turns import TURN_S
 from snorky.gateway.node import Node
+from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["Session", "Timing"]
@@ -34,7 +35,7 @@ class Timing:
 
     heartbeat_s: float = 25.0  # proxies close connections that are silent for 30 s
     disconnect_delay_s: float = 5.0  # without a receiver
-    response_max_bytes: int = 131_072  # of one streaming response: browsers keep all of it in memory
+    response_max_bytes: int = 131_072  # of one streaming response: browsers keep all of it in memory. See `_size_of`
     beat_s: float = 1.0  # maximum delay of a heartbeat, or of noticing that a client has gone
 
 
@@ -42,6 +43,7 @@ class Session:
     """One client. Its creator sets `on_removed`, called once when the session is removed. clock: monotonic seconds.
 
     binding: decides which requests are its client's. Callers ask it before attaching a receiver or passing messages.
+    dialect: its frames end with a comma, as those of SESSION_DIALECT.
     """
 
     transport_name = "sockjs"
@@ -54,6 +56,8 @@ class Session:
         clock: Callable[[], float],
         remote_ip: str,
         binding: Binding,
+        *,
+        dialect: Dialect = SESSION_DIALECT,
     ) -> None:
         self.slot = 0  # of the wheel
         self.binding = binding
@@ -75,7 +79,7 @@ class Session:
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._reading = asyncio.Lock()
-        self.connection: Connection = node.new_connection(self, SESSION_DIALECT, remote_ip=remote_ip)
+        self.connection: Connection = node.new_connection(self, dialect, remote_ip=remote_ip)
         self.connection.pause()  # there is no receiver yet
 
     # -- receivers -----------------------------------------------------------------------------------------------
@@ -121,12 +125,16 @@ class Session:
             self._on_lost(drain)
             return
         drain.send(frame)
-        self._drained_bytes += len(frame)
+        self._drained_bytes += self._size_of(frame)
         self._since_s = self._clock()
         if not drain.is_streaming or self._drained_bytes >= self._timing.response_max_bytes:
             self._detach()
         elif drain.buffered_bytes() > HIGH_WATER_BYTES:
             self.connection.pause()
+
+    def _size_of(self, frame: bytes) -> int:
+        """Return what a frame adds to its response, to be compared with `Timing.response_max_bytes`."""
+        return len(frame)
 
     def _detach(self) -> None:
         drain, self._drain = self._drain, None
@@ -168,7 +176,11 @@ class Session:
                     return
                 metrics.messages_received.labels(self.transport_name).inc()
                 metrics.received_bytes.inc(len(data))
-                self._registry.receive(self.connection, data)
+                self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Process one message of the client."""
+        self._registry.receive(self.connection, data)
 
     def _count_nothing(self) -> None:
         """Count a request without a message; too many close the session."""
@@ -180,7 +192,7 @@ class Session:
     # -- Wire ----------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send messages framed by SESSION_DIALECT to the receiver."""
+        """Send messages framed by the dialect to the receiver."""
         self._send(array_of(data))
 
     def buffered_bytes(self) -> int:
@@ -197,7 +209,7 @@ class Session:
 
     def close(self, code: int, reason: str) -> None:
         """Send the close frame to the receiver, or to the next one within the delay."""
-        self._close_code, self._end = code, end_frame(code, reason)
+        self._close_code, self._end = code, self.end_frame(code, reason)
         self._since_s = self._clock()
         self._may_read.set()
         if code == CloseCode.SLOW_CONSUMER:
@@ -209,6 +221,10 @@ class Session:
             drain.send(self._end)
             drain.end()
             self._loop.call_soon(self._leave_node)  # later: services must not be called from within their own calls
+
+    def end_frame(self, code: int, reason: str) -> bytes:
+        """Encode the end of the session; other protocols have other codes."""
+        return end_frame(code, reason)
 
     # -- TimedConnection: called by the wheel --------------------------------------------------------------------
 

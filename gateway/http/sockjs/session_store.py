@@ -10,6 +10,7 @@ Rules:
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 
@@ -26,16 +27,21 @@ from snorky.gateway.node import Node
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.sdk.registry import ServiceRegistry
 
-__all__ = ["SessionStore"]
+__all__ = ["MakeSession", "SessionStore"]
 
-_NAMES = "sockjs sessions"  # no service can have this name
-_ATTEMPTS = 3  # another node may register or release the id between our lookup and our registration
+_ATTEMPTS: Final = 3  # another node may register or release the id between our lookup and our registration
 
 _log = structlog.get_logger("snorky.sockjs")
 
+MakeSession = Callable[[Node, ServiceRegistry, Timing, Callable[[], float], str, Binding], Session]
+
 
 class SessionStore:
-    """The sessions of one node. prepare: awaited before the first id is registered, so that other nodes can ask it."""
+    """The sessions of one kind on one node.
+
+    prepare: awaited before the first id is registered, so that other nodes can ask this one. kind: a part of the key of
+    their names.
+    """
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class SessionStore:
         timing: Timing,
         clock: Callable[[], float],
         prepare: Callable[[], Awaitable[None]],
+        kind: str,
     ) -> None:
         self._node = node
         self._registry = registry
@@ -52,6 +59,7 @@ class SessionStore:
         self._timing = timing
         self._clock = clock
         self._prepare = prepare
+        self._names = f"{kind} sessions"  # no service can have this name
         self._wheel = TimerWheel(timing.beat_s)
         self._sessions: dict[str, Session] = {}
         self._ownership = _ownership_of(node)
@@ -69,7 +77,7 @@ class SessionStore:
         if self._ownership is None or (session is not None and not session.has_left_node):
             return session
         try:
-            owner = await self._ownership.directory.find(_NAMES, session_id)
+            owner = await self._ownership.directory.find(self._names, session_id)
         except BrokerUnavailable:
             if session is not None:
                 return session
@@ -79,9 +87,16 @@ class SessionStore:
         return owner
 
     async def find_or_open(
-        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], who: Who
+        self,
+        session_id: str,
+        remote_ip: str,
+        login: Callable[[], Awaitable[Login | None]],
+        who: Who,
+        make: MakeSession = Session,
     ) -> Session | Owner:
         """Find a session, or open it here. login: authenticates the client, None = no identity. who: the request's.
+
+        make: constructs the session. If it closes it, services are not notified, and its client gets the reason.
 
         A session that was found may belong to another client: the caller must ask its binding.
 
@@ -91,7 +106,7 @@ class SessionStore:
             found = await self.find(session_id)
             if found is not None:
                 return found
-            opened = await self._open(session_id, remote_ip, login, who)
+            opened = await self._open(session_id, remote_ip, login, who, make)
             if opened is not None:
                 return opened
         raise HandshakeRefused(503, "unavailable", "This session's id is in use: try another one")
@@ -107,7 +122,12 @@ class SessionStore:
             session.abort()
 
     async def _open(
-        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], asks: Who
+        self,
+        session_id: str,
+        remote_ip: str,
+        login: Callable[[], Awaitable[Login | None]],
+        asks: Who,
+        make: MakeSession,
     ) -> Session | None:
         """Open a session; None: its id is already registered."""
         node = self._node
@@ -121,7 +141,7 @@ class SessionStore:
             entry.leave()
             raise
         binding = Binding(asks.known_as(None if who is None else who.who.identity))
-        session = Session(node, self._registry, self._timing, self._clock, remote_ip, binding)
+        session = make(node, self._registry, self._timing, self._clock, remote_ip, binding)
         session.on_removed = lambda: self._remove(session_id, session)
         node.cluster_limits.counts.bind(session.connection, entry.units)
         if who is not None:
@@ -134,7 +154,7 @@ class SessionStore:
                 node.metrics.handshakes_rejected.labels("token").inc()
                 node.auth.refusals.note("token", refusal.reason, address=remote_ip)
                 session.connection.close(refusal.close_code, str(refusal))
-            elif not await self._claim(session, session_id):
+            elif not session.connection.is_closed and not await self._claim(session, session_id):
                 session.abort()
                 return None
         except BaseException:
@@ -155,7 +175,7 @@ class SessionStore:
             await self._prepare()
             self._node.connect(session.connection, self._registry)  # only the node's connections can own names
             # of two requests that open a session at one moment, one finds the other's: also if both are one user's
-            return await self._ownership.claim(session.connection, _NAMES, session_id, may_take_over=False)
+            return await self._ownership.claim(session.connection, self._names, session_id, may_take_over=False)
         except BrokerUnavailable:
             raise _unavailable() from None
         except ConnectionClosed:

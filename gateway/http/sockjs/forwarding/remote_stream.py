@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES
 from snorky.gateway.http.sockjs.session import Session
 
-__all__ = ["RemoteStream"]
+__all__ = ["PART_MAX_CHARS", "RemoteStream"]
+
+PART_MAX_CHARS: Final = 131_072  # of a frame in one message; as JSON it is up to six times as long, and has a limit
 
 
 def _nothing() -> None:
@@ -14,7 +17,10 @@ def _nothing() -> None:
 
 
 class RemoteStream:
-    """tell: sends ("frame", NUMBER, TEXT) and ("end", NUMBER) to that node. heard_s: time of its last sign of life."""
+    """tell: sends ("part", NUMBER, TEXT), ("frame", NUMBER, TEXT) and ("end", NUMBER) to that node.
+
+    heard_s: time of its last sign of life.
+    """
 
     def __init__(self, session: Session, tell: Callable[..., object], is_streaming: bool) -> None:
         self.session = session
@@ -28,10 +34,15 @@ class RemoteStream:
         self._bytes = 0  # sent and not yet acknowledged
 
     def send(self, frame: bytes) -> None:
-        """Send one frame."""
-        if not self.is_ended:
-            self._bytes += len(frame)
-            self._tell("frame", self._next(), frame.decode())
+        """Send one frame, which may be all that was queued for a client, in parts."""
+        if self.is_ended:
+            return
+        self._bytes += len(frame)
+        text = frame.decode()
+        *parts, last = [text[at : at + PART_MAX_CHARS] for at in range(0, len(text), PART_MAX_CHARS)]
+        for part in parts:
+            self._tell("part", self._next(), part)
+        self._tell("frame", self._next(), last)
 
     def end(self) -> None:
         """End the response."""

@@ -2,15 +2,15 @@
 
     asker -> owner    attach ID ASKER SESSION IS_STREAMING WHO    send ID ASKER SESSION BODY WHO    ack ID BYTES
                       gone ID    release ID    alive ASKER [ID...]
-    owner -> asker    attached ID VERDICT    frame ID NUMBER TEXT    end ID NUMBER    sent ID STATUS TEXT
-                      known [ID...]
+    owner -> asker    attached ID VERDICT    part ID NUMBER TEXT    frame ID NUMBER TEXT    end ID NUMBER
+                      sent ID STATUS TEXT    known [ID...]
 
 WHO is a list, see Who.words; VERDICT is the result of the session's binding, null = there is no such session.
 
 Rules:
 - The session stays on its owner and fills a RemoteOutlet there; the asker writes the HTTP response.
 - The bytes in transit are bounded: the owner counts them until the asker reports that they were written.
-- Frames are numbered: a missing one ends the session (1002). No frame is lost silently.
+- Frames and parts of them are numbered: a missing one ends the session (1002). No frame is lost silently.
 - Each side notices within LOST_S that the other has gone: the asker sends what it still serves, the owner what it has.
 - SessionOwner implements the owner's side; this module the asker's side and the channel of both.
 """
@@ -38,7 +38,6 @@ __all__ = ["Requester"]
 ANSWER_TIMEOUT_S: Final = 5.0
 SEND_TIMEOUT_S: Final = 30.0  # the owner may have to wait for a busy service
 ALIVE_MAX: Final = 1_000  # ids per message
-_SERVICE: Final = "sockjs peer"  # no service can have this name
 
 _log = structlog.get_logger("snorky.sockjs")
 
@@ -49,17 +48,22 @@ class _Forwarded:
     def __init__(self, owner: str, stream: ResponseStream, now_s: float) -> None:
         self.owner = owner
         self.stream = stream
-        self.expected = 0  # number of the next frame
+        self.expected = 0  # number of the next part or frame
+        self.parts: list[str] = []  # of the next frame
         self.known_s = now_s
         self.verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
 
 
 class Requester:
-    """One node's side. find: returns a session of this node by id. beat_s: interval of the `alive` messages."""
+    """One node's side. find: returns a session of this node by id. beat_s: interval of the `alive` messages.
 
-    def __init__(self, node: Node, find: Callable[[str], Session | None], beat_s: float) -> None:
+    kind: of the sessions; nodes send requests for each kind over channels of its own.
+    """
+
+    def __init__(self, node: Node, find: Callable[[str], Session | None], beat_s: float, kind: str) -> None:
         self._node = node
         self._beat_s = beat_s
+        self._service = f"{kind} peer"  # no service can have this name
         self._session_owner = SessionOwner(node.node_id, find, self._tell, self._schedule)
         self._forwarded: dict[str, _Forwarded] = {}
         self._sends: dict[str, asyncio.Future[Answer]] = {}
@@ -70,6 +74,7 @@ class Requester:
         self._handlers: dict[str, Callable[..., None]] = {
             **self._session_owner.handlers,
             "attached": self._on_attached,
+            "part": self._on_part,
             "frame": self._on_frame,
             "end": self._on_end,
             "sent": self._on_sent,
@@ -79,7 +84,7 @@ class Requester:
     async def start(self) -> None:
         """Return when this node receives messages of the others. Idempotent. Raises BrokerUnavailable."""
         if self._starting is None:
-            listening = self._node.channels.listen(_SERVICE, self._node.node_id, self._on_publications)
+            listening = self._node.channels.listen(self._service, self._node.node_id, self._on_publications)
             self._starting = asyncio.get_running_loop().create_task(listening)
         starting = self._starting
         try:
@@ -176,12 +181,18 @@ class Requester:
         if forwarded is not None and not forwarded.verdict.done():
             forwarded.verdict.set_result(verdict)
 
+    def _on_part(self, number: str, place: int, text: str) -> None:
+        forwarded = self._in_turn(number, place)
+        if forwarded is not None:
+            forwarded.parts.append(text)
+
     def _on_frame(self, number: str, place: int, text: str) -> None:
         forwarded = self._in_turn(number, place)
         if forwarded is not None and forwarded.stream.is_gone():
             self._drop(number)
         elif forwarded is not None:
-            forwarded.stream.send(text.encode())
+            forwarded.stream.send("".join((*forwarded.parts, text)).encode())
+            forwarded.parts.clear()
 
     def _on_end(self, number: str, place: int) -> None:
         forwarded = self._in_turn(number, place)
@@ -224,7 +235,7 @@ class Requester:
         return f"{self._node.node_id}.{self._count}"
 
     def _tell(self, node_id: str, *words: Any) -> asyncio.Future[int]:
-        return self._node.channels.publish(_SERVICE, node_id, words)
+        return self._node.channels.publish(self._service, node_id, words)
 
     def _on_publications(self, publications: Sequence[Publication]) -> None:
         for publication in publications:

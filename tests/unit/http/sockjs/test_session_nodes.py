@@ -40,6 +40,23 @@ async def test_a_race_for_one_id_makes_one_session(nodes: int, headers: dict[str
         assert sorted(texts) == ['c[2010,"Another connection still open"]\n', 'c[4000,"over"]\n', "o\n"]
 
 
+@pytest.mark.parametrize("name", ["xhr", "xhr_streaming"])
+@on_both_loops
+async def test_all_that_was_queued_reaches_a_receiver_on_another_node(name: str) -> None:
+    sent = [[number, 'é"\\' * 6_000] for number in range(14)]
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        for each in sent:
+            await send_at(client, each, at=0)
+        assert connection_of(site).pending_bytes > 600_000  # as JSON, more than the nodes may publish at once
+        if name == "xhr":
+            assert values_of((await client.post("xhr", at=1))[1]) == sent
+        else:
+            async with client.stream(at=1) as stream:
+                assert values_of("\n".join(await frames_of(stream))) == sent
+
+
 @on_both_loops
 async def test_an_ended_session_does_not_hide_its_ids_next_session() -> None:
     async with sockjs_site(2) as site:
