@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from snorky.gateway.config.parsers import is_loopback, parse_https_url
+from snorky.gateway.config.parsers import is_loopback, parse_backend_url
 from snorky.gateway.config.secrets import parse_signing_secret
 
 __all__ = ["HOOK_TABLES", "Hook", "Hooks", "PublishHook", "SubscribeHook"]
@@ -28,20 +28,7 @@ _SERVICE: Final = re.compile(r"[a-z0-9_-]+")
 def _parse_url(value: str) -> str:
     if not value:
         return value
-    url = parse_https_url(value, "its answers admit clients")
-    parts = urlsplit(url)
-    if parts.username is not None or parts.fragment:
-        raise ValueError("must not have a user, a password or a fragment; requests are signed with [hooks] secret")
-    if not value.isascii() or not value.isprintable() or " " in value or not _has_port(parts):
-        raise ValueError("has characters that are not allowed in a URL, or a port that is not a number")
-    return url
-
-
-def _has_port(parts: SplitResult) -> bool:
-    try:
-        return parts.port != 0
-    except ValueError:
-        return False
+    return parse_backend_url(value, "its answers admit clients")
 
 
 def _parse_on_failure(value: str) -> str:

@@ -6,13 +6,14 @@ begins with the setting's name: what is wrong, and what to write. It never quote
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 __all__ = [
     "PROTOCOLS",
     "SOCKJS_CLIENT_URL",
     "Network",
     "is_loopback",
+    "parse_backend_url",
     "parse_host",
     "parse_https_url",
     "parse_networks",
@@ -59,6 +60,24 @@ def parse_https_url(value: str, because: str) -> str:
     if parts.scheme != "https" or not parts.hostname:
         raise ValueError(f"must begin with https:// (http:// only on loopback): {because}")
     return value
+
+
+def parse_backend_url(value: str, because: str) -> str:
+    """Parse a URL that nodes call. because: why its server must be authentic, for the error's text."""
+    url = parse_https_url(value, because)
+    parts = urlsplit(url)
+    if parts.username is not None or parts.fragment:
+        raise ValueError("must not have a user, a password or a fragment; requests are signed instead")
+    if not value.isascii() or not value.isprintable() or " " in value or not _has_port(parts):
+        raise ValueError("has characters that are not allowed in a URL, or a port that is not a number")
+    return url
+
+
+def _has_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def parse_protocols(value: list[str]) -> tuple[str, ...]:

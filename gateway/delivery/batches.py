@@ -103,6 +103,7 @@ class BatchEncoder:
             every = channel.audience(others, event, monotonic())
         service = channel.key.partition(":")[0]
         rendered: dict[Encoding | Rendering, list[bytes]] = {}
+        deliveries = sent_bytes = 0
         for dialect, group in groups.items():
             wanted = every if dialect.follows_connections and event is not None else chooses
             connections = tuple(group if wanted is None else filter(wanted, group))
@@ -115,11 +116,14 @@ class BatchEncoder:
             if not messages:
                 continue
             data = b"".join(map(dialect.frame, messages))
-            self._metrics.deliveries.inc(len(messages) * len(connections))
-            self._metrics.sent_bytes.inc(len(data) * len(connections))
+            deliveries += len(messages) * len(connections)
+            sent_bytes += len(data) * len(connections)
             if channel.held is not None:
                 connections = _hold(channel.held, connections, data, 0 if event is None else event.version)
             self._write_queue.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
+        if deliveries:
+            self._metrics.deliveries.inc(deliveries)
+            self._metrics.sent_bytes.inc(sent_bytes)
 
 
 def _changed(channel: Channel, event: RosterEvent, dialect: Dialect) -> list[bytes]:

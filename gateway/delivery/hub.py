@@ -128,6 +128,7 @@ class Hub:
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
         self.on_removed: Callable[[Connection, str], None] = lambda _connection, _key: None  # a subscription has ended
+        self.on_channel: Callable[[str, bool], None] | None = None  # called with its key: True = begins, False = ends
         self.subscriptions = 0
         self.joined = 0
 
@@ -171,6 +172,8 @@ class Hub:
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = Channel(key, template)
+            if self.on_channel is not None:
+                self.on_channel(key, True)
         self.joined += 1
         group = channel.pending if is_pending else channel.groups.setdefault(connection.dialect, {})
         group[connection] = self.joined
@@ -223,6 +226,8 @@ class Hub:
         if channel.size:
             return False
         del self._channels[key]
+        if self.on_channel is not None:
+            self.on_channel(key, False)
         return True
 
     def hold(self, connection: Connection, key: str) -> bool:

@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -35,6 +35,7 @@ ENTRY_MAX_BYTES: Final = 65_536  # of an entry's name and data; services have th
 LISTING_REST: Final = 4.0  # pause after listing names, in multiples of its duration: it takes at most 1/5 of the time
 
 Notice = tuple[Any, Selector]
+OnMember = Callable[[str, Member, bool], None]  # roster, a member of this node, True = it is there, False = it is not
 NoticeOf = Callable[[str, Any, Member, bool, bool], Notice | None]  # service, channel, member, has_joined, is_identity
 
 _log = structlog.get_logger("snorky.ownership")
@@ -70,7 +71,7 @@ class Ownership:
     """Records what local connections own, and provides it to the directory (as its LocalState).
 
     notice_of: makes the notice when a member joins or leaves. is_here: returns True for a connection of this node for
-    which `forget` will be called.
+    which `forget` will be called. on_member: called when one of its members has entered or leaves; must not block.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Ownership:
         self._is_here = is_here
         self._node_id = node_id
         self._notice_of = notice_of
+        self.on_member: OnMember | None = None
         self._owned: dict[int, _OwnedState] = {}
         self.lists_of_names: SharedReads[Shared] = SharedReads(self._list_names, name="names", rest=LISTING_REST)
         self._pending_releases: deque[Callable[[], Awaitable[object]]] = deque()  # at most one per owned entry
@@ -130,8 +132,13 @@ class Ownership:
             self._recheck(connection)
         if connection.is_closed:
             raise ConnectionClosed
-        if (roster, entry) not in owned.members:  # it left meanwhile, and Redis may have done that first
+        member = owned.members.get((roster, entry))
+        if member is None:  # it left meanwhile, and Redis may have done that first
             self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
+        elif self.on_member is not None:
+            if known is not None and known.identity != member.identity:
+                self.on_member(roster, known, False)
+            self.on_member(roster, member, True)
         return entered
 
     async def update(
@@ -158,8 +165,9 @@ class Ownership:
     async def leave(self, connection: Connection, roster: str, *, entry: str) -> bool:
         """See Rosters.leave."""
         owned = self._owned.get(connection.serial)
-        if owned is None or owned.members.pop((roster, entry), None) is None:
+        if owned is None or (member := owned.members.pop((roster, entry), None)) is None:
             return False
+        self._gone({(roster, entry): member})
         try:
             await self.directory.leave(roster, connection.serial, entry=entry)
         except BaseException:
@@ -173,7 +181,7 @@ class Ownership:
         if owned is None:
             return
         for key in [key for key in owned.members if key[0] == roster]:
-            del owned.members[key]
+            self._gone({key: owned.members.pop(key)})
             self._schedule_release(partial(self._leave_again, connection.serial, *key))
 
     def admit_direct(self, connection: Connection) -> None:
@@ -228,7 +236,8 @@ class Ownership:
 
     def forget(self, connection: Connection) -> None:
         """Release what a closed connection owned."""
-        if self._owned.pop(connection.serial, None) is not None:
+        if (owned := self._owned.pop(connection.serial, None)) is not None:
+            self._gone(owned.members)
             self._schedule_release(lambda: self.directory.disowned(connection.serial))
 
     async def _list_names(self, names: str) -> Shared:
@@ -301,8 +310,15 @@ class Ownership:
     def _recheck(self, connection: Connection) -> None:
         """Release again if the connection ended during the request to Redis."""
         if connection.is_closed:
-            self._owned.pop(connection.serial, None)
+            if (owned := self._owned.pop(connection.serial, None)) is not None:
+                self._gone(owned.members)
             self._schedule_release(lambda: self.directory.disowned(connection.serial))
+
+    def _gone(self, members: Mapping[tuple[str, str], Member]) -> None:
+        """Call `on_member` for members that are not there any more."""
+        if self.on_member is not None:
+            for (roster, _), member in members.items():
+                self.on_member(roster, member, False)
 
     def _schedule_release(self, give_back: Callable[[], Awaitable[object]]) -> None:
         self._pending_releases.append(give_back)

@@ -27,6 +27,7 @@ from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
 from snorky.gateway.redis.parts import ClusterParts, RedisParts, ServerParts
 from snorky.gateway.redis.subscriptions import RedisSubscriptionStore
+from snorky.gateway.redis.webhooks import RedisWebhookLog
 from snorky.gateway.redis.write_watch import WriteWatch
 
 __all__ = ["RedisBackend", "parts_of"]
@@ -98,6 +99,11 @@ class RedisBackend:
         """Make the store of server-side subscriptions."""
         commands = self.parts.map(lambda _, each: each.commands("subscriptions", RedisTimeouts().read_timeout_s))
         return RedisSubscriptionStore(commands, prefix=self.prefix)
+
+    def webhook_log(self, app_id: str, wanted: Sequence[str]) -> RedisWebhookLog:
+        """Make what nodes share for the webhooks of an app. wanted: see RedisWebhookLog."""
+        commands = self.parts.of(f"webhooks {app_id}").commands("webhooks", RedisTimeouts().read_timeout_s)
+        return RedisWebhookLog(commands, prefix=self.prefix, app_id=app_id, node_id=self.node_id, wanted=wanted)
 
     def write_watch(self, metrics: Metrics) -> WriteWatch:
         """Make the check whether Redis accepts writes and has memory for them."""

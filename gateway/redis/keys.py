@@ -45,6 +45,7 @@ __all__ = [
     "subscriptions_key",
     "taken_key",
     "token_key",
+    "webhooks_key",
 ]
 
 # A service's key is SERVICE:NAME, so it never equals "nodes", and it has no blank before its first colon. So the names
@@ -228,3 +229,8 @@ def direct_prefix(prefix: str) -> bytes:
 def revocations_key(prefix: str) -> str:
     """Sorted set: revoked identities and tokens."""
     return f"{prefix}:{{revocations}}"
+
+
+def webhooks_key(prefix: str, app_id: str, part: str) -> bytes:
+    """What nodes share for the webhooks of an app; see `webhook_exchange.lua`."""
+    return f"{prefix}:{{webhooks {app_id}}}:{part}".encode()

@@ -97,6 +97,24 @@ async def test_versions_grow_also_over_a_roster_that_was_empty(cluster: TestClus
     assert left <= census.version < again and previous == 0
 
 
+async def test_identities_of_many_rosters_are_counted(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a", roster_max_bytes=400), await cluster.node("b", roster_max_bytes=400)
+    empty, left = "chat:empty", "chat:left"
+    assert await a.directory.identity_counts([]) == []
+    await a.directory.enter(ROOM, 1, "alice", data=1)
+    await b.directory.enter(ROOM, 1, "alice", entry="again")
+    await b.directory.enter(ROOM, 2, "v")
+    await a.directory.enter(left, 1, "alice")
+    await a.directory.leave(left, 1)
+    with pytest.raises(LimitExceeded):  # its bytes are recounted before
+        await a.directory.enter(ROOM, 3, "carol", data="x" * 400)
+    assert await b.directory.identity_counts([empty, ROOM, left, ROOM]) == [0, 2, 0, 2]
+    await a.directory.leave(ROOM, 1)
+    assert await a.directory.identity_counts([ROOM]) == [2]
+    await b.directory.leave(ROOM, 1, entry="again")
+    assert await a.directory.identity_counts([ROOM]) == [1]
+
+
 def _bytes(node: FakeNode, serial: int, identity: str, data: object = None) -> int:
     """Count the bytes of an entry."""
     field = f"{owner(node, serial)} "

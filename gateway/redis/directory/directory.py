@@ -264,6 +264,9 @@ class RedisDirectory:
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         return list(await self._rosters.versions(rosters))
 
+    async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
+        return await self._rosters.identity_counts(rosters)
+
     async def census(self, roster: str) -> RosterSnapshot:
         return await self._rosters.census(roster)
 

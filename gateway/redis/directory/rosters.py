@@ -33,6 +33,7 @@ AT_ONCE_BYTES: Final = 2 << 20  # blocks Redis for 5 ms
 AT_ONCE_ENTRIES: Final = 20_000
 PAGE: Final = 100  # entries of at most 64 KiB each, so a page is below the reply limit of a connection
 TRIES: Final = 5
+_OTHER_COUNTS: Final = (b"b", b"c", b"v", b"w")  # fields of the hash of counts that are for the whole roster
 WEIGH_EVERY_S: Final = 10
 READ_MAX = 65_536  # decoded members in the cache; at most 20 MB
 
@@ -125,6 +126,15 @@ class Rosters:
         """See Directory."""
         asked = [command(b"HGET", counts_key(self._prefix, roster), b"v") for roster in rosters]
         return [int(answer or 0) for answer in await self._scripts.run(*asked, in_order=False)] if asked else []
+
+    async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
+        """See Directory. The hash of counts has a field for each identity, and others."""
+        asked = []
+        for key in (counts_key(self._prefix, roster) for roster in rosters):
+            asked += [command(b"HLEN", key), command(b"HMGET", key, *_OTHER_COUNTS)]
+        answers = await self._scripts.run(*asked, in_order=False) if asked else []
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        return [max(0, size - sum(each is not None for each in others)) for size, others in pairs]
 
     async def census(self, roster: str) -> RosterSnapshot:
         """See Directory."""

@@ -105,6 +105,18 @@ class SpreadDirectory:
         await asyncio.gather(*(ask(directory, share) for directory, share in shares.items()))
         return [told[roster] for roster in rosters]
 
+    async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
+        shares: defaultdict[RedisDirectory, list[str]] = defaultdict(list)
+        for roster in rosters:
+            shares[self.of(roster)].append(roster)
+        counts = await asyncio.gather(*(directory.identity_counts(share) for directory, share in shares.items()))
+        found = {
+            roster: count
+            for share, each in zip(shares.values(), counts, strict=True)
+            for roster, count in zip(share, each, strict=True)
+        }
+        return [found[roster] for roster in rosters]
+
     async def census(self, roster: str) -> RosterSnapshot:
         return await self.of(roster).census(roster)
 

@@ -1,0 +1,199 @@
+"""What nodes share for an app's webhooks: one contract, for every supported server, several of them, and a Cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+
+from snorky.gateway.contracts.webhooks import Exchanged
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.backend import RedisBackend
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.keys import webhooks_key
+from snorky.gateway.redis.webhooks import RedisWebhookLog, WebhookTimings
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import KINDS
+from tests.support.servers.shared import SharedServers
+
+WITHIN_S = 10.0
+QUICK = WebhookTimings(ttl_s=0.3, sighting_s=0.1, gap_s=5.0, late_s=0.0)
+ALL = ("+o", "-o", "+m", "-m")
+Make = Callable[..., RedisWebhookLog]
+
+
+@pytest.fixture(params=[*KINDS, "spread", "cluster"])
+async def make(request: pytest.FixtureRequest, shared: SharedServers) -> AsyncIterator[Make]:
+    async with shared.lend(request.param) as server:
+        made: list[RedisWebhookLog] = []
+
+        def log(
+            node_id: str,
+            timings: WebhookTimings = QUICK,
+            *,
+            wanted: Sequence[str] = ALL,
+            events_max: int = 1000,
+            queue_max_bytes: int = 100_000,
+        ) -> RedisWebhookLog:
+            backend = RedisBackend.of(server.url, prefix="test", node_id=node_id, metrics=Metrics())
+            found = RedisWebhookLog(
+                backend.parts.of("webhooks shop").commands("webhooks", 2.0),
+                prefix="test",
+                app_id="shop",
+                node_id=node_id,
+                wanted=wanted,
+                timings=timings,
+                events_max=events_max,
+                queue_max_bytes=queue_max_bytes,
+            )
+            found.start(lambda: None)
+            made.append(found)
+            return found
+
+        yield log
+        for each in made:
+            await each.stop()
+
+
+async def queued(log: RedisWebhookLog) -> list[str]:
+    return [each.event.decode() for each in await log.head(1000)]
+
+
+async def take(log: RedisWebhookLog, *changes: str) -> Exchanged:
+    found = await log.exchange([each.encode() for each in changes])
+    assert found.status == "ok"
+    return found
+
+
+async def until_queued(log: RedisWebhookLog, *events: str) -> None:
+    """Renew a lease until the queue has these events."""
+
+    async def has_them() -> bool:
+        await take(log)
+        return await queued(log) == list(events)
+
+    await eventually(has_them, within_s=WITHIN_S, what=f"queued: {events}")
+
+
+async def test_fact_begins_with_the_first_node_and_ends_after_the_last(make: Make) -> None:
+    one, other = make("n1"), make("n2")
+    await take(one, "+o news", "+m news ann")
+    await take(other, "+o news", "+m news ann", "+m news bob")
+    assert await queued(one) == ["+o news", "+m news ann", "+m news bob"]
+    await take(one, "-m news ann", "-o news")
+    await take(other, "-m news bob")
+    await until_queued(one, "+o news", "+m news ann", "+m news bob", "-m news bob")
+    await take(other, "-m news ann", "-o news")
+    await until_queued(one, "+o news", "+m news ann", "+m news bob", "-m news bob", "-m news ann", "-o news")
+
+
+async def test_fact_that_a_node_claims_again_in_time_has_neither_ended_nor_begun(make: Make) -> None:
+    one, other = make("n1", WebhookTimings()), make("n2", WebhookTimings())
+    await take(one, "+o news")
+    await take(one, "-o news")
+    await take(other, "+o news")
+    assert await queued(one) == ["+o news"]
+
+
+async def test_repeated_exchange_is_applied_once(make: Make) -> None:
+    log = make("n1")
+    await take(log, "+o news")
+    await take(log, '{"name":"client_event"}')
+    log._number -= 1  # as if the answer had been lost
+    await take(log, '{"name":"client_event"}')
+    assert await queued(log) == ["+o news", '{"name":"client_event"}']
+    await take(log, '{"name":"cache_miss"}')
+    assert (await queued(log))[2:] == ['{"name":"cache_miss"}']
+
+
+async def test_only_wanted_changes_make_events(make: Make) -> None:
+    log = make("n1", wanted=("-o", "+m"))
+    await take(log, "+o news", "+m news ann")
+    await take(log, "-m news ann", "-o news")
+    await until_queued(log, "+m news ann", "-o news")
+
+
+async def test_queue_is_bounded_in_number_and_reports_of_clients_get_half_of_it(make: Make) -> None:
+    log = make("n1", events_max=4)
+    found = await take(log, *["{}"] * 3, *(f"+o c{number}" for number in range(5)))
+    assert (found.waiting, found.dropped) == (4, 4)
+    assert await queued(log) == ["{}", "{}", "+o c0", "+o c1"]
+    assert await log.sent((await log.head(3))[-1].id) == 1
+    assert (await take(log, "+o more")).waiting == 2
+
+
+async def test_queue_is_bounded_in_bytes(make: Make) -> None:
+    log = make("n1", queue_max_bytes=100)
+    found = await take(log, '{"long":"' + "x" * 50 + '"}', "+o " + "c" * 60, "+o " + "d" * 60)
+    assert (found.waiting, found.dropped) == (1, 2)
+
+
+async def test_one_node_sends_and_only_it_removes_what_was_sent(make: Make) -> None:
+    one, other = make("n1"), make("n2")
+    await take(one, "+o news", "+o sport")
+    await take(other)
+    assert (one.is_sender, other.is_sender) == (True, False)
+    first, second = await one.head(10)
+    assert first.time_ms <= second.time_ms and 0 <= second.age_s < WITHIN_S
+    await other.sent(second.id)
+    assert len(await one.head(10)) == 2
+    assert await one.sent(first.id) == 1
+    assert [each.id for each in await one.head(10)] == [second.id]
+
+
+async def test_next_sender_is_another_node_when_one_resigns(make: Make) -> None:
+    one, other = make("n1"), make("n2")
+    await take(one, "+o news")
+    await take(one, "-o news")
+    await one.resign()
+    assert not one.is_sender
+    await take(other)
+    assert other.is_sender
+    await until_queued(other, "+o news", "-o news")
+
+
+async def test_dead_node_is_fenced_and_its_facts_end_members_first(make: Make) -> None:
+    one, other = make("n1"), make("n2")
+    await take(one, "+o news", "+m news ann", "+o sport")
+    await take(other, "+o sport")
+    began = ["+o news", "+m news ann", "+o sport"]
+    await until_queued(other, *began, "-m news ann", "-o news")
+    assert other.is_sender
+    assert (await one.exchange([b"+o late"])).status == "fenced"
+    await take(one, "+o news")  # under another id
+    await until_queued(other, *began, "-m news ann", "-o news", "+o news")
+
+
+async def test_node_that_renews_is_not_fenced(make: Make) -> None:
+    timings = WebhookTimings(ttl_s=0.5, sighting_s=0.5, gap_s=5.0, late_s=0.0)
+    one, other = make("n1", timings), make("n2", timings)
+    await take(one, "+o news")
+    ends_s = asyncio.get_running_loop().time() + 1.5  # three leases
+    while asyncio.get_running_loop().time() < ends_s:
+        await take(one)
+        await take(other)
+        await asyncio.sleep(0.02)
+    assert await queued(one) == ["+o news"]
+
+
+async def test_no_node_is_fenced_because_redis_was_silent(make: Make) -> None:
+    silent = WebhookTimings(ttl_s=0.05, sighting_s=0.1, gap_s=0.08, late_s=0.0)
+    one, other = make("n1", silent), make("n2", silent)
+    await take(one, "+o news")
+    for _ in range(4):
+        await asyncio.sleep(0.15)  # no exchange of any node in this time
+        await take(other)
+    assert await queued(other) == ["+o news"]
+    assert (await one.exchange([])).status == "ok"
+
+
+async def test_state_that_redis_lost_is_noticed_and_restored_without_events(make: Make) -> None:
+    log = make("n1")
+    await take(log, "+o news", "+o sport")
+    parts = ("owners", "state", "counts", "queue", f"facts:{log._owner}")
+    await log._scripts.run(*(command(b"DEL", webhooks_key("test", "shop", part)) for part in parts))
+    assert (await log.exchange([b"+o more"])).status == "lost"
+    assert await log.held() == []
+    assert (await log.exchange([b"=o news", b"=o sport"], is_reset=True)).status == "ok"
+    await take(log, "+o more", "-o news")
+    await until_queued(log, "+o more", "-o news")
+    assert sorted(await log.held()) == ["o more", "o sport"]
