@@ -3,7 +3,7 @@
 Rules: names follow the Prometheus conventions (base units, `_total` on counters); no label has a value that
 a peer can choose freely, so the number of series is bounded for any traffic. `command` is the name of
 a registered RPC command or "unknown"; `code` is a CloseCode or "other"; `reason`, `door` and `limit` are literals
-in our code; `key` is a name from the settings.
+in our code; `key` and `app` are names from the settings.
 """
 
 import platform
@@ -72,6 +72,9 @@ class Metrics:
         self.handshakes_rejected = counter("handshakes_rejected_total", "Handshakes refused, by reason.", "reason")
         self.refusals = counter("refusals_total", "Refused clients and requests, by door and reason.", "door", "reason")
         self.backend_requests = counter("backend_requests_total", "Accepted requests of backends, by key.", "key")
+        self.pusher_requests = counter(
+            "pusher_requests_total", "Signed requests of Pusher's HTTP API, by app and outcome.", "app", "outcome"
+        )
         self.control_calls = counter("control_calls_total", "Control calls of backends.", "command", "outcome")
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
         self.ping_timeouts = counter("ping_timeouts_total", "Connections closed because pings went unanswered.")
@@ -143,6 +146,13 @@ class Metrics:
         self.hook_duration = seconds("hook_duration", "Requests to the backend by HTTP hooks.", "operation")
         self.hook_requests = gauge("hook_requests", "Requests of HTTP hooks that are in progress.", "operation")
         self.hook_waiting = gauge("hook_waiting", "Questions of HTTP hooks that wait for a request.", "operation")
+        self.webhook_events = counter("webhook_events_total", "Events of Pusher's webhooks, by outcome.", "outcome")
+        self.webhook_requests = counter(
+            "webhook_requests_total", "Requests of Pusher's webhooks to the backend, by outcome.", "outcome"
+        )
+        self.webhook_events_waiting = gauge(
+            "webhook_events_waiting", "Events of Pusher's webhooks that this node is to send."
+        )
         self.client_errors = counter("client_errors_total", "Refused input of clients, by code.", "code")
         self.limit_hits = counter("limit_hits_total", "Times a limit was applied.", "limit")
         self.draining = gauge("draining", "1 while the node drains.")

@@ -30,6 +30,7 @@ from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.contracts.limits import LimitStore, LocalLimitStore
 from snorky.gateway.contracts.subscriptions import LocalSubscriptionStore, SubscriptionStore
+from snorky.gateway.contracts.webhooks import WebhookReports
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout
@@ -56,6 +57,7 @@ __all__ = ["Node", "new_node_id", "node_of"]
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
 
 _CODES: Final = frozenset(CloseCode)
+_REPLIES_HELP: Final = "too many replies waited: limits.replies_max_bytes"
 _log = structlog.get_logger("snorky.node")
 
 
@@ -97,6 +99,7 @@ class Node:
             self._auth.ask_by(hooks)
         self.is_redis_full: Callable[[], bool] = lambda: False  # set by the watcher of Redis' memory
         self.redis_refusal: Callable[[], str] = str
+        self.webhooks: WebhookReports | None = None  # set by them; None = there are none
         self.cluster_limits = ClusterLimiter(
             cluster_limits or ClusterLimits(),
             limit_store or LocalLimitStore(),
@@ -355,12 +358,7 @@ class Node:
         now_s = perf_counter()
         if now_s - self._complained_s >= COMPLAIN_EVERY_S:
             self._complained_s = now_s
-            _log.warning(
-                "clients that read no replies were closed",
-                clients=clients,
-                bytes=size,
-                help="too many replies waited: limits.replies_max_bytes",
-            )
+            _log.warning("clients that read no replies were closed", clients=clients, bytes=size, help=_REPLIES_HELP)
 
     def _tell_differences(self, roster: str, differences: Sequence[Difference], version: int) -> None:
         self._fanout.deliver_notices(roster, self._notices.of_differences(roster, differences), version)

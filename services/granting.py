@@ -25,6 +25,9 @@ async def granted(
         yield None
         return
     auth, connection = service.cluster.auth, request.connection
+    if isinstance(token, SubscribeTerms) and not token.operations:  # it permits nothing: nothing can end it
+        yield auth.grants.of_terms(connection, service.name, channel_name(channel), token)
+        return
     try:
         if isinstance(token, SubscribeTerms):
             grant = auth.grants.enter_terms(connection, service.name, channel_name(channel), token)

@@ -121,17 +121,27 @@ class RPCService(Service):
         """As `demand`, just before the command has its effect: the rules may have been replaced during an await."""
         self.demand(request, operation, channel, grant)
 
-    def permits(self, request: Request, operation: str, channel: Any, grant: Grant | None = None) -> bool:
+    def permits(
+        self,
+        request: Request,
+        operation: str,
+        channel: Any,
+        grant: Grant | None = None,
+        *,
+        is_subscribing: bool = False,
+    ) -> bool:
         """Return True if the service's rules permit an operation to this client.
 
-        grant: of the token of this call; None = that of the present subscription counts. Raises InvalidChannel.
+        grant: of the token of this call; None = that of the present subscription counts. is_subscribing: this call
+        subscribes the client, which counts as a subscriber. Raises InvalidChannel.
         """
         access = self.access
         if access is None:
             return True
         name = channel_name(channel)
         granted = None if grant is None else grant.operations
-        return access.allows(operation, access.rules.find(name), name, request.connection, granted)
+        rule, client = access.rules.find(name), request.connection
+        return access.allows(operation, rule, name, client, granted, is_subscribing=is_subscribing)
 
     def fitted(self, request: Request, data: Any) -> Fitted:
         """Encode a command's reply before it returns, so that the command can undo its effects if that fails.

@@ -72,6 +72,7 @@ class Grants:
         self._grace_s = grace_s
         self._by_connection: dict[Connection, dict[str, Grant]] = {}
         self._by_name: dict[tuple[bool, str], set[Grant]] = {}  # by (is it a token's id, name)
+        self._entered: dict[tuple[Connection, str], Grant] = {}  # the last one of each channel, until it starts
         self._deadlines: Deadlines[Grant] = Deadlines(lambda grant: self.end(grant, *EXPIRED))
         self.catch_up = self._deadlines.catch_up
 
@@ -85,21 +86,33 @@ class Grants:
             self._by_name.setdefault(name, set()).add(grant)
         if token.expires_at_s != math.inf:
             grant.deadline = self._deadlines.add(self.expires_in_s(grant), grant)
+        self._entered[connection, key] = grant
         return grant
 
-    def enter_terms(self, connection: Connection, service: str, channel: str, terms: SubscribeTerms) -> Grant:
-        """Register what a connection's frontend has found permitted on a channel. As `enter`; it never expires.
+    def entered(self, connection: Connection, key: str) -> Grant | None:
+        """Return the grant with which a connection is subscribing to a channel; None: it has none, or it has started.
 
-        It has no identity: if that of the connection is revoked, the connection ends as a whole.
+        A check of present subscriptions must use it: the connection is in the channel before its grant starts.
         """
+        return self._entered.get((connection, key))
+
+    def enter_terms(self, connection: Connection, service: str, channel: str, terms: SubscribeTerms) -> Grant:
+        """Register what a connection's frontend has found permitted on a channel. As `enter`; it never expires."""
+        grant = self.of_terms(connection, service, channel, terms)
+        return self.enter(connection, grant.key, grant.token)
+
+    @staticmethod
+    def of_terms(connection: Connection, service: str, channel: str, terms: SubscribeTerms) -> Grant:
+        """Make the grant of a frontend's terms. It has no identity: if that is revoked, the connection ends."""
         token = SubscriptionToken(None, service, channel, terms.operations, math.inf, info=terms)
-        return self.enter(connection, f"{service}:{channel}", token)
+        return Grant(connection, f"{service}:{channel}", token)
 
     def start(self, grant: Grant, on_end: OnEnd) -> None:
         """Bind a grant to its subscription, which has begun. Raises InvalidToken: it has ended meanwhile."""
         if grant.end is not None:
             raise ended(grant)
         connection = grant.connection
+        self._forget_entered(grant)
         self.drop(connection, grant.key)
         grant.on_end = on_end
         self._by_connection.setdefault(connection, {})[grant.key] = grant
@@ -127,6 +140,7 @@ class Grants:
 
     def leave(self, grant: Grant) -> None:
         """Remove a grant. Idempotent."""
+        self._forget_entered(grant)
         self._deadlines.discard(grant.deadline, grant)
         for name in _names(grant.token):
             named = self._by_name.get(name)
@@ -141,6 +155,10 @@ class Grants:
                 del self._by_connection[connection]
             if connection.grants is not None:
                 connection.grants.pop(grant.key, None)
+
+    def _forget_entered(self, grant: Grant) -> None:
+        if self._entered.get((grant.connection, grant.key)) is grant:
+            del self._entered[grant.connection, grant.key]
 
     def drop(self, connection: Connection, key: str) -> None:
         """Remove the grant of a channel: the client has unsubscribed. Idempotent."""

@@ -34,7 +34,7 @@ def parse_signing_secret(value: str) -> bytes:
     return secret
 
 
-def check_strength(text: str) -> None:
+def check_strength(text: str, *, min_bits: float = STRENGTH_MIN_BITS) -> None:
     """Refuse a secret that is easy to guess: too short, or few characters repeated.
 
     The measure is the entropy of the characters; of a repeated part only one copy counts. It can be too high: words
@@ -45,7 +45,7 @@ def check_strength(text: str) -> None:
     total = len(part)
     bits = -sum(count * math.log2(count / total) for count in Counter(part).values()) if total else 0.0
     steps = {ord(after) - ord(before) for before, after in pairwise(part)}
-    if bits < STRENGTH_MIN_BITS or len(steps) == 1:  # abcdef... has one step
+    if bits < min_bits or len(steps) == 1:  # abcdef... has one step
         raise ValueError(f"is too easy to guess (short, or few characters repeated); {HOW_TO_MAKE}")
 
 

@@ -48,7 +48,7 @@ from snorky.gateway.config.parsers import (
     parse_redis_url,
     parse_script_url,
 )
-from snorky.gateway.config.pusher import PusherApp, PusherTable, gather_pusher_apps, parse_pusher_apps, with_rules
+from snorky.gateway.config.pusher import PusherApp, PusherTable, gather_pusher_apps, parse_pusher_apps
 from snorky.gateway.config.secrets import check_visible
 from snorky.gateway.config.service_tables import STANDARD_BACKEND, STANDARD_SERVICES, ServiceTable
 from snorky.gateway.config.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
@@ -210,7 +210,7 @@ class _Assembly:
     def settings(self) -> Settings:
         """Return the settings; keys that no section uses are unknown settings."""
         gather_api_keys(self._written, self._problems)
-        gather_pusher_apps(self._written)
+        gather_pusher_apps(self._written, self._problems)
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
         auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
@@ -229,10 +229,9 @@ class _Assembly:
             self._problems.append(f"[public] port and [private] port are both {public.port}: write two different ones")
         if not services:
             services = dict(STANDARD_SERVICES)
-        try:
-            services = with_rules(services, public.pusher_apps or {})
-        except ValueError as error:
-            self._problems.append(f"[public] pusher_apps {error}")
+        for app in (public.pusher_apps or {}).values():
+            if app.service not in services:
+                self._problems.append(f"[public] pusher_apps: {app.id} needs the service {app.service}: add its table")
         if not backend:  # the standard ones whose public service is configured
             backend = {
                 name: table

@@ -1,9 +1,9 @@
 """Quotas: how many bytes clients may store in Redis, which all nodes share.
 
 Rules:
-- Each write of a client is counted in bytes: idempotency keys, messages of channels with a
-  history, roster entries, names. The count is the most that the write may take, even if it replaces
-  an older value.
+- Each write of a client is counted in bytes: idempotency keys, messages of channels with a history, the state of a
+  history that a client may begin, roster entries, names. The count is the most that the write may take, even if it
+  replaces an older value.
 - The quota belongs to an identity. Clients without one share the quota of their address (IPv6: of the /64).
 - A used-up quota is full again after STORED_S: as long as Redis keeps an idempotency key, and by default a
   message. So the data of one quota in Redis is at most twice its size at a time.
@@ -27,7 +27,16 @@ from snorky.gateway.connection.shared_limits import site_of
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.metrics import Metrics
 
-__all__ = ["CHANNEL_BYTES", "ENTRY_BYTES", "KEY_BYTES", "MESSAGE_BYTES", "Charge", "Quotas", "was_stored"]
+__all__ = [
+    "CHANNEL_BYTES",
+    "ENTRY_BYTES",
+    "KEY_BYTES",
+    "MESSAGE_BYTES",
+    "STATE_BYTES",
+    "Charge",
+    "Quotas",
+    "was_stored",
+]
 
 STORED_S: Final = 300.0
 REMEMBERED: Final = 10_000
@@ -36,6 +45,7 @@ CHANNELS_MAX: Final = 64  # channels per quota that are known to exist already
 KEY_BYTES: Final = 256  # an idempotency key
 MESSAGE_BYTES: Final = 128  # an entry of a stream, with its tags
 CHANNEL_BYTES: Final = 5_120  # a stream and its state
+STATE_BYTES: Final = 512  # the state of a history that has no entry yet
 ENTRY_BYTES: Final = 1_024  # a roster entry or a name, including its node's index
 
 

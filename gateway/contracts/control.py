@@ -45,7 +45,8 @@ class ControlOrder(msgspec.Struct, frozen=True, omit_defaults=True, rename="came
     code, for "disconnect". reason: for the client. target, recover: of "subscribe": the channel's name; True, False or
     a position, as in a client's `subscribe`. claims: of "refresh": None = the present ones remain. expires_in_s: of the
     subscription, or for "refresh" of the connection; None = as it is. Questions ("nodes", "connections", "channels")
-    are for the first `limit` entries after a name, `after`; in "channels" the channel is a pattern.
+    are for the first `limit` entries after a name, `after`; in "channels" the channel is a pattern, or the question is
+    only for the channels with these `names`.
     """
 
     id: str
@@ -62,6 +63,7 @@ class ControlOrder(msgspec.Struct, frozen=True, omit_defaults=True, rename="came
     expires_in_s: float | None = None
     after: str = ""
     limit: int = 0
+    names: tuple[str, ...] = ()
 
 
 OnOrders = Callable[[Sequence[ControlOrder]], None]

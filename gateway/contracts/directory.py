@@ -148,6 +148,9 @@ class Directory(Protocol):
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         """Return each roster's version, cheaply; 0 = no roster, None = not known now. Raises BrokerUnavailable."""
 
+    async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
+        """Count the identities in each roster, cheaply. Raises BrokerUnavailable."""
+
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
         """Register a name, unique in the cluster. False = another connection owns it.
 

@@ -13,6 +13,7 @@ from snorky.gateway.http.health import ops_routes
 from snorky.gateway.http.protocols.centrifuge.api import CentrifugeAPI
 from snorky.gateway.http.protocols.centrifuge.websocket import CentrifugeHandler
 from snorky.gateway.http.protocols.pusher.websocket import PusherHandler
+from snorky.gateway.http.protocols.pusher.xhr import PusherXHRHandler
 from snorky.gateway.http.protocols.raw.websocket import RawHandler
 from snorky.gateway.http.protocols.sse.handler import SSEHandler
 from snorky.gateway.http.sockjs import SockJSHandler
@@ -64,8 +65,13 @@ def public_app(
     app.add_routes([handler.route("/ws"), *sockjs.routes("/sockjs")])
     for name in handler.public.protocols:
         app.add_routes(_PROTOCOLS[name](handler).routes())
-    app.on_shutdown.append(sockjs.end)
-    app.on_cleanup.append(sockjs.stop)
+    handlers = [sockjs]  # of sessions
+    if "pusher" in handler.public.protocols:
+        handlers.append(PusherXHRHandler(handler))
+        app.add_routes(handlers[-1].routes("/pusher"))
+    for each in handlers:
+        app.on_shutdown.append(each.end)
+        app.on_cleanup.append(each.stop)
     if with_demo:
         app.add_routes(demo_routes())
     return app

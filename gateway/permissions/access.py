@@ -68,12 +68,20 @@ class Access(Generic[AnyRule]):
         return self._words[id(rule)][operation] == ("anyone",)
 
     def allows(
-        self, operation: str, rule: AnyRule, name: str, client: Connection, granted: Container[str] | None = None
+        self,
+        operation: str,
+        rule: AnyRule,
+        name: str,
+        client: Connection,
+        granted: Container[str] | None = None,
+        *,
+        is_subscribing: bool = False,
     ) -> bool:
         """Return True if a client may do this. rule, name: of the channel, by `Rules.find` and `codec.channel_name`.
 
         A client that the backend has subscribed to the channel may receive and read it, whatever the rule says.
         granted: the operations that a subscription token of this call permits; None = those of the present one count.
+        is_subscribing: the client counts as a subscriber, because this call subscribes it.
         """
         if operation in SERVER_SIDE and client.grants is not None:
             if client.grants.get(f"{self._service}:{name}") is SERVER_SIDE:
@@ -86,6 +94,8 @@ class Access(Generic[AnyRule]):
             if word == "owner" and owns(rule.pattern, name, client.identity, client.claims):
                 return True
             if word == "subscriber" and f"{self._service}:{name}" in client.channels:
+                return True
+            if word == "subscriber" and is_subscribing:
                 return True
             if word == "token" and self._has_token(operation, name, client, granted):
                 return True

@@ -223,12 +223,12 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _read_sequenced(rest: bytes, payload: bytes) -> Publication:
-    fields, _, selector = rest.partition(b" {")
+    fields, is_addressed, selector = rest.partition(b" {")
     position, previous_tag, encoding = fields.decode("ascii").split(" ")[:3]
     if encoding not in ("j", "m"):
         raise UnknownVersion("Unknown encoding")
     publication = Publication(payload, Position.parse(position), previous_tag)
-    if selector:
+    if is_addressed:
         publication = replace(publication, selector=_selector(b"{" + selector))
     return publication if encoding == "j" else _from_msgpack(publication)
 

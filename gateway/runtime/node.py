@@ -25,6 +25,7 @@ from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.outbound.jwks import remote_keys
+from snorky.gateway.http.protocols.pusher.node_webhooks import running_webhooks
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
 from snorky.gateway.redis import EmbeddedServer, RedisBackend
@@ -94,6 +95,7 @@ async def running_node(
             node.is_redis_full = lambda: watch.is_full
             node.redis_refusal = lambda: watch.refusal
             topology.report(lambda: _state(node, public_url), metrics)
+        await _start_webhooks(node, topology, settings, stack)
         yield node
 
 
@@ -105,6 +107,16 @@ def running(*registries: ServiceRegistry, settings: Settings | None = None) -> C
             yield
 
     return context
+
+
+async def _start_webhooks(node: Node, topology: RedisBackend | None, settings: Settings, stack: AsyncExitStack) -> None:
+    """Start the webhooks of Pusher's apps, if there are any; the stack stops them. Raises ConfigurationError."""
+    apps = [each for each in (settings.public.pusher_apps or {}).values() if each.webhook_url]
+    if not apps or "pusher" not in settings.public.protocols:
+        return
+    if topology is None:
+        raise ConfigurationError("[public.pusher_apps] webhook_url needs Redis, and this node has another broker")
+    await stack.enter_async_context(running_webhooks(node, apps, topology.webhook_log))
 
 
 @asynccontextmanager
@@ -136,7 +148,7 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
     """Return a node's state, for `snorky stats`."""
     sample = node.metrics.registry.get_sample_value
     totals = ("deliveries", "publications_received", "sent_bytes")
-    names = ("websocket", "sockjs", "raw", "centrifuge", "centrifuge-http", "pusher", "backend")
+    names = ("websocket", "sockjs", "raw", "centrifuge", "centrifuge-http", "pusher", "pusher-xhr", "backend")
     transports = [{"transport": each} for each in names]
     return {
         "id": node.node_id,

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from snorky.gateway.config.changes import Changes, changes_of
+from snorky.gateway.config.pusher import with_rules
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.settings import Settings
 from snorky.gateway.errors import ConfigurationError
@@ -65,8 +66,10 @@ class Reloader:
             changes = changes_of(self._running, written)
             tables, names = self._divided(written, changes)
             others = ServiceRegistry()  # never attached: only their rules are used
+            apps = self._running.public.pusher_apps or {}
             pairs = [
-                (self._service(name), load_service("services", name, table, others)) for name, table in tables.items()
+                (self._service(name), load_service("services", name, with_rules(name, table, apps), others))
+                for name, table in tables.items()
             ]
         except ConfigurationError as error:
             self._count("failed")

@@ -29,13 +29,14 @@ from snorky.gateway.sdk.control_views import connections_page, merged, place_of
 from snorky.gateway.sdk.server_subscriptions import ServerSubscriptions
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
-__all__ = ["LOOK_MAX", "Control", "Found", "Reached"]
+__all__ = ["CHANNELS_MAX", "LOOK_MAX", "Control", "Found", "Reached"]
 
 ANSWER_S: Final = 0.9  # the documented limit, until the backend has the reply, is one second
 STORE_S: Final = 0.4  # of ANSWER_S, for storing a server-side subscription
 POLL_S: Final = (0.01, 0.05)  # between two reads of the results: the first, and the longest
 AWAITED_MAX: Final = 1_000  # orders whose results this node waits for
 LOOK_MAX: Final = 200  # entries of one page: at most 100 KiB from each node
+CHANNELS_MAX: Final = 2_000  # of one page: at most 600 KiB from each node, which visits all its channels for a page
 CHUNK: Final = 256  # connections per loop iteration
 
 _log = structlog.get_logger("snorky.control")
@@ -161,20 +162,21 @@ class Control:
         service: str = "",
         identity: str | None = None,
         pattern: str | None = None,
+        names: Sequence[str] = (),
         after: str = "",
         limit: int,
     ) -> Found:
         """Ask all nodes for a page: the nodes, the connections of an identity, or the channels that match a pattern.
 
-        after: the `last` of the previous page. limit: at most LOOK_MAX. Raises ValueError: `after` or the pattern is
-        wrong; and as `give`.
+        names: of the channels instead, as `channel_name` returns them. after: the `last` of the previous page. limit:
+        at most LOOK_MAX, of channels CHANNELS_MAX. Raises ValueError: `after` or the pattern is wrong; and as `give`.
         """
         key = _KEYS[what]
         if what == "connections" and after:
             place_of(after)
         if pattern is not None:
             pattern_of(pattern)
-        limit = min(limit, LOOK_MAX)
+        limit = min(limit, CHANNELS_MAX if what == "channels" else LOOK_MAX)
         order = ControlOrder(
             secrets.token_hex(8),
             what,
@@ -183,6 +185,7 @@ class Control:
             channel=pattern,
             after=after,
             limit=limit + 1,  # one more, to know whether this page is the last one
+            names=tuple(names),
         )
         results, missing = await self._answers(order)
         pages = [page for page in results.values() if isinstance(page, list)]
@@ -313,6 +316,8 @@ class Control:
                     result = await self._refresh(order, self._on_channel(order, named))
                 case "connections":
                     result = connections_page(named, order.after, order.limit)
+                case "channels" if order.names:
+                    result = self._channels.counts(order.service, order.names)
                 case "channels":
                     result = await self._channels.page(order.service, order.channel or "", order.after, order.limit)
                 case "nodes":

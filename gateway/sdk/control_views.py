@@ -12,7 +12,7 @@ from typing import Any, Final
 from snorky.gateway.config.patterns import Pattern
 from snorky.gateway.connection.connection import Connection
 
-__all__ = ["channels_page", "connections_page", "merged", "place_of"]
+__all__ = ["channel_counts", "channels_page", "connections_page", "merged", "place_of"]
 
 CHUNK: Final = 5_000  # names per loop iteration: 5 ms
 
@@ -43,7 +43,12 @@ async def channels_page(
         found = [key.removeprefix(prefix) for key in keys[at : at + CHUNK] if key.startswith(start)]
         names = heapq.nsmallest(limit, names + [name for name in found if name > after and wanted.matches(name)])
         await asyncio.sleep(0)
-    counts = [(name, count_of(prefix + name)) for name in names]
+    return channel_counts(service, names, count_of)
+
+
+def channel_counts(service: str, names: Sequence[str], count_of: Callable[[str], int]) -> list[dict[str, Any]]:
+    """Count the subscribers of those of these channels of a service that have some."""
+    counts = [(name, count_of(f"{service}:{name}")) for name in names]
     return [{"name": name, "subscribers": count} for name, count in counts if count]
 
 

@@ -9,6 +9,7 @@ When a connection ends, for whatever reason, what it owns (roster entries, names
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from snorky.gateway.auth.authenticator import Authenticator
@@ -141,6 +142,10 @@ class Rosters:
     async def census(self, channel: Any) -> RosterSnapshot:
         """List a roster with its version, for `Topics.knows`. The list is shared: callers must not change it."""
         return await self._cluster.ownership.directory.listed(self._key(channel))
+
+    async def count_identities(self, channels: Sequence[Any]) -> list[int]:
+        """Count the identities on each roster, without reading it. Raises BrokerUnavailable, InvalidChannel."""
+        return await self._cluster.ownership.directory.identity_counts([self._key(each) for each in channels])
 
     def _key(self, channel: Any) -> str:
         return channel_key(self._service, channel)

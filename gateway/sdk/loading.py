@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from snorky.gateway.config.old_names import OPTIONS as OLD_OPTIONS
+from snorky.gateway.config.pusher import with_rules
 from snorky.gateway.config.settings import ServiceTable, Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.sdk.old_names import advice, new_name
@@ -18,7 +19,9 @@ __all__ = ["load_function", "load_registries", "load_service"]
 def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistry]:
     """Create the public and the private registry. Raises ConfigurationError: every problem, one a line."""
     problems: list[str] = []
-    public = _registry("services", settings.services, problems)
+    apps = settings.public.pusher_apps or {}
+    services = {name: with_rules(name, table, apps) for name, table in settings.services.items()}
+    public = _registry("services", services, problems)
     private = _registry("backend", settings.backend, problems)
     if problems:
         raise ConfigurationError("\n".join(problems))

@@ -235,7 +235,9 @@ class Service(ABC):
             return
         for name in [key.removeprefix(prefix) for key in connection.channels if key.startswith(prefix)]:
             rule = access.rules.find(name)
-            if not access.allows(rule.operations[0], rule, name, connection):
+            entered = self.cluster.auth.grants.entered(connection, prefix + name)
+            granted = None if entered is None else entered.operations
+            if not access.allows(rule.operations[0], rule, name, connection, granted):
                 self.end_subscription(connection, channel_of(name), "not_authorized", "No longer permitted")
 
     async def recheck_hooks(self, connection: Connection) -> None:

@@ -4,7 +4,7 @@ Below it, channels are keys and payloads are bytes. It also applies the limits o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -22,7 +22,7 @@ from snorky.gateway.presence.cluster_counts import ClusterCounts
 from snorky.gateway.protocol.codec import Verbatim, channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
 from snorky.gateway.protocol.splicing import Template
-from snorky.gateway.sdk.control_views import channels_page
+from snorky.gateway.sdk.control_views import channel_counts, channels_page
 
 __all__ = ["GapNotice", "Notification", "ServiceChannels"]
 
@@ -177,6 +177,14 @@ class ServiceChannels:
         """Remove a channel's retained publications. Raises as HistoryStore.remove, and InvalidChannel."""
         await self.history_store.remove(channel_key(service, channel))
 
+    def watch(self, on_channel: Callable[[str, bool], None]) -> None:
+        """Call a function with the key of each channel that begins (True) or ends (False) on this node."""
+        self._hub.on_channel = on_channel
+
+    def is_followed(self, service: str, channel: Any) -> bool:
+        """True if a connection of this node is subscribed to a channel, or is subscribing."""
+        return channel_key(service, channel) in self._hub
+
     def subscribers(self, key: str) -> list[Connection]:
         """Return the connections of this node that are subscribed to a channel, or are subscribing."""
         return self._hub.subscribers(key)
@@ -184,6 +192,10 @@ class ServiceChannels:
     async def page(self, service: str, pattern: str, after: str, limit: int) -> list[dict[str, Any]]:
         """Count the subscribers of a service's channels on this node, page by page. See `control_views`."""
         return await channels_page(self._hub.keys(), service, pattern, after, limit, self._hub.count)
+
+    def counts(self, service: str, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Count the subscribers of these channels of a service on this node. See `control_views`."""
+        return channel_counts(service, names, self._hub.count)
 
     async def listen(
         self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None

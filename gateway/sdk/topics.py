@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, Charge
+from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, STATE_BYTES, Charge, was_stored
 from snorky.gateway.contracts.history import History, Order, Recovery
 from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import NotSubscribed
@@ -197,15 +197,23 @@ class Topics:
         More than 300 publications or 1 MiB are not replayed: the client is not recovered. Raises as `subscribe`; and
         ConfigurationError: the service's notification is not an object, so a position cannot be added.
         """
-        return await self._cluster.channels.recover(
-            connection,
-            self._service,
-            channel,
-            self._notification,
-            self._gap_notice,
-            since=since,
-            subscribers_max=subscribers_max,
-        )
+        key, charge = channel_key(self._service, channel), None
+        if not self._cluster.channels.is_followed(self._service, channel):  # it may begin the history
+            charge = self._cluster.quotas.charge(connection, STATE_BYTES + len(key))
+        try:
+            return await self._cluster.channels.recover(
+                connection,
+                self._service,
+                channel,
+                self._notification,
+                self._gap_notice,
+                since=since,
+                subscribers_max=subscribers_max,
+            )
+        except BaseException as error:
+            if charge is not None and not was_stored(error):
+                charge.give_back()
+            raise
 
     @asynccontextmanager
     async def atomic_subscribe(

@@ -216,6 +216,10 @@ class MemoryDirectory:
         await self._travel()
         return [self._cluster.versions.get(roster, 0) for roster in rosters]
 
+    async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
+        await self._travel()
+        return [len({member.identity for member in self._members(roster).values()}) for roster in rosters]
+
     async def census(self, roster: str) -> RosterSnapshot:
         await self._travel()
         return RosterSnapshot(self._cluster.versions.get(roster, self._cluster.version), _listed(self._members(roster)))

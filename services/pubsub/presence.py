@@ -40,7 +40,8 @@ async def present(
     entered = await rosters.enter(connection, channel, data=terms.data, identity=terms.member)
     try:
         yield
-        topics.knows(connection, channel, entered.version)  # `presence` may note a later version
+        if not terms.lists_members:  # else the reply has a later list
+            topics.knows(connection, channel, entered.version)  # `presence` may note a later version
     except BaseException:
         with suppress(BrokerUnavailable):  # then the node retries; report the first error
             await rosters.leave(connection, channel)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
 from snorky.services.rpc import RPCError
 
@@ -61,12 +63,17 @@ def replayed(last: Sequence[Publication], top: Position) -> Compound:
     return compound
 
 
-def with_members(reply: Compound | dict[str, Any] | None, found: Sequence[Member]) -> Compound | dict[str, Any]:
-    """Add to a reply to `subscribe` the data of the members by their names. Raises RPCError: more than MEMBERS_MAX."""
+def with_members(
+    reply: Compound | dict[str, Any] | None, found: Sequence[Member], *, max_bytes: int
+) -> Compound | dict[str, Any]:
+    """Add to a reply to `subscribe` the data of the members by their names. max_bytes: of the data, as JSON.
+
+    Raises RPCError: more than MEMBERS_MAX, or than max_bytes.
+    """
     data: dict[str, Any] = {}
     for member in found:
         data.setdefault(member.identity, member.data)
-    if len(data) > MEMBERS_MAX:
+    if len(data) > MEMBERS_MAX or len(msgspec.json.encode(data)) > max_bytes:
         raise RPCError("Too many members", "limit_exceeded")
     return _with(reply, {"members": data})
 

@@ -8,6 +8,7 @@ The backend's subscriptions are server-side subscriptions. The client is notifie
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from snorky.gateway import (
@@ -84,6 +85,7 @@ class Subscribing(PresenceCommands):
         connection, rule = request.connection, self.rules.find(channel_name(channel))
         terms = None if grant is None else grant.terms
         if terms is not None and terms.lists_members:
+            check_allowed(self.permits(request, "presence", channel, grant, is_subscribing=True))
             check_allowed(rule.presence)
         is_again = self.is_server_side(connection, channel) and self.topics.is_subscribed(connection, channel)
         history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
@@ -99,6 +101,8 @@ class Subscribing(PresenceCommands):
                     recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
                     return recovered(recovery, channel, shape)
                 if terms is not None:
+                    if not self.permits(request, "history", channel, grant, is_subscribing=True):
+                        terms = replace(terms, replays_last=False)
                     return await self._subscribe_by_terms(terms, connection, channel, history, most)
                 if connection.frontend is None:
                     await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)
@@ -136,6 +140,6 @@ class Subscribing(PresenceCommands):
         self, reply: Compound | None, connection: Connection, channel: Any
     ) -> Compound | dict[str, Any]:
         census = await self.rosters.census(channel)
-        found = with_members(reply, census.members)
+        found = with_members(reply, census.members, max_bytes=connection.outbox_max_bytes // 4)
         self.topics.knows(connection, channel, census.version)
         return found

@@ -17,6 +17,7 @@ from snorky.gateway.http.serving.listen import BACKLOG, url_of
 __all__ = ["Site"]
 
 SHUTDOWN_S: Final = 2.0  # for requests in progress; WebSockets are drained before
+SETTLE_S: Final = 0.1  # for requests that a balancer is sending, on connections that it keeps
 LINGER_S: Final = 2.0  # to discard the rest of a body that is not needed, after the response
 
 _log = logging.getLogger("snorky.http")
@@ -65,6 +66,8 @@ class Site:
         gate: AcceptGate | None = None,
     ) -> None:
         self._gate = gate
+        self._is_stopping = False
+        app.on_response_prepare.append(self._end_connection)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -93,8 +96,24 @@ class Site:
         await web.UnixSite(self._runner, path).start()
 
     async def stop(self) -> None:
-        """Stop listening, and end the remaining requests. Idempotent."""
+        """Stop listening, answer requests that are on their way, and end the remaining ones. Idempotent.
+
+        A balancer that cannot connect sends the request to another node. It may not repeat a request that it has sent.
+        """
+        self._is_stopping = True
+        await asyncio.sleep(0)  # accepts connections that wait in the backlog: closing it resets them
+        for each in list(self._runner.sites):
+            await each.stop()
+        await asyncio.sleep(0)  # aiohttp's server takes over what was accepted
+        if self._runner.server is not None and self._runner.server.connections:
+            await asyncio.sleep(SETTLE_S)
         await self._runner.cleanup()
+
+    async def _end_connection(self, _request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Tell the client, while the site stops, that this response is the last of its connection."""
+        if self._is_stopping:
+            response.force_close()
+            response.headers["Connection"] = "close"  # aiohttp has decided on its own header before
 
 
 def _count_with(gate: AcceptGate, runner: web.AppRunner) -> None:

@@ -58,6 +58,11 @@ class WebSocketHandler:
         return Endpoint(node, self._registry, TimerWheel(public.ping_interval_s), admission, gate, turns)
 
     @property
+    def registry(self) -> ServiceRegistry:
+        """The services for its clients."""
+        return self._registry
+
+    @property
     def endpoint(self) -> Endpoint:
         """State shared by its connections. Raises ConfigurationError: the registry is not attached to a node yet."""
         return self._endpoint

@@ -106,6 +106,8 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
             "prefix": settings.prefix,
         },
     )
+    apps = (public.pusher_apps or {}).values()
+    findings.add("pusher apps", {app.id: f"key {app.key}, channels of {app.service}" for app in apps})
     findings.add("hooks", {operation: _hook(hook) for operation, hook in settings.hooks.written.items()})
     if settings.hooks.written:
         findings.add("hooks", {"requests": "signed" if settings.hooks.secret else "not signed"})

@@ -10,10 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from snorky.gateway.errors import InvalidMessage
-from snorky.gateway.http.protocols.centrifuge.protobuf import encode_reply, read_commands
+from snorky.gateway.http.protocols.centrifuge.protobuf import encode_publication, encode_reply, read_commands
 from snorky.gateway.protocol.codec import decode_json, encode_json
 
-__all__ = ["FORMS", "Form", "json_of", "payload_of"]
+__all__ = ["FORMS", "Form", "json_of", "one_line", "payload_of"]
 
 _BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
@@ -22,11 +22,14 @@ _BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 class Form:
     """encode: a reply or push. read: the commands of a frame, each with its size; raises InvalidMessage.
 
+    publication: encodes the push of a publication, from its channel, its payload as one line, and its offset, if it has
+    one. The result is that of `encode`; each delivery to a channel needs it, so it is written for speed.
     between: what joins messages in a frame. ping: an empty message.
     """
 
     name: str
     encode: Callable[[Mapping[str, Any]], bytes]
+    publication: Callable[[str, bytes, int | None], bytes]
     read: Callable[[bytes], Iterator[tuple[dict[str, Any], int]]]
     between: bytes
     ping: bytes
@@ -36,11 +39,14 @@ class Form:
         return self.between.join(messages)
 
 
+def one_line(payload: bytes) -> bytes:
+    """Return a payload without line breaks: in JSON they are only layout, and they would end the message."""
+    return payload.translate(_BREAKS_TO_SPACES) if b"\n" in payload or b"\r" in payload else payload
+
+
 def payload_of(payload: bytes) -> msgspec.Raw:
-    """Return a payload for a message. payload: JSON; line breaks in it are only layout, and would end the message."""
-    if b"\n" in payload or b"\r" in payload:
-        payload = payload.translate(_BREAKS_TO_SPACES)
-    return msgspec.Raw(payload)
+    """Return a payload for a message. payload: JSON."""
+    return msgspec.Raw(one_line(payload))
 
 
 def json_of(value: Any, max_values: int) -> msgspec.Raw:
@@ -73,6 +79,11 @@ def _with_raw(value: Any) -> Any:
     return [_with_raw(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def _publication(channel: str, payload: bytes, offset: int | None) -> bytes:
+    place = b"" if offset is None else b',"offset":%d' % offset
+    return b'{"push":{"channel":%b,"pub":{"data":%b%b}}}' % (msgspec.json.encode(channel), payload, place)
+
+
 def _read_lines(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:
     for line in frame.split(b"\n"):
         if line.strip():
@@ -83,6 +94,6 @@ def _read_lines(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 FORMS: Final[Mapping[str, Form]] = {
-    "json": Form("json", msgspec.json.encode, _read_lines, b"\n", b"{}"),
-    "protobuf": Form("protobuf", encode_reply, read_commands, b"", b"\0"),
+    "json": Form("json", msgspec.json.encode, _publication, _read_lines, b"\n", b"{}"),
+    "protobuf": Form("protobuf", encode_reply, encode_publication, read_commands, b"", b"\0"),
 }

@@ -14,7 +14,7 @@ import msgspec
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.protocol.codec import Verbatim, decode_json, encode_json
 
-__all__ = ["FIELDS_MAX", "delimited", "encode_reply", "read_commands", "read_emulation"]
+__all__ = ["FIELDS_MAX", "delimited", "encode_publication", "encode_reply", "read_commands", "read_emulation"]
 
 _Fields = Mapping[str, tuple[int, str]]
 
@@ -121,17 +121,50 @@ _MESSAGES: Final[Mapping[str, _Fields]] = {
     "SubRefreshRequest": {"channel": (1, "text"), "token": (2, "text")},
     "EmulationRequest": {"node": (1, "text"), "session": (2, "text"), "data": (3, "bytes")},
 }
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_NUMBERS: Final = ("uint", "int", "bool")  # types of varints
+_VARINT_MAX_BYTES: Final = 10
+FIELDS_MAX: Final = 1_100  # of one message: a client that connects again names its channels, at most 1,000 by default
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _ONE_BYTE[value]
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def _tag(number: int, kind: str) -> bytes:
+    return _varint(number << 3 | (_VARINT if kind in _NUMBERS else _BYTES))
+
+
+_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
+_BY_NAME: Final = {
+    name: {field: (_tag(number, kind), kind) for field, (number, kind) in fields.items()}
+    for name, fields in _MESSAGES.items()
+}
 _BY_NUMBER: Final = {
     name: {number: (field, kind) for field, (number, kind) in fields.items()} for name, fields in _MESSAGES.items()
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_VARINT_MAX_BYTES: Final = 10
-FIELDS_MAX: Final = 1_100  # of one message: a client that connects again names its channels, at most 1,000 by default
+_KEY, _VALUE = 1, 2  # fields of an entry of a map
+_PUSH, _CHANNEL_OF_PUSH, _PUB = _BY_NAME["Reply"]["push"][0], _BY_NAME["Push"]["channel"][0], _BY_NAME["Push"]["pub"][0]
+_DATA, _OFFSET = _BY_NAME["Publication"]["data"][0], _BY_NAME["Publication"]["offset"][0]
 
 
 def encode_reply(reply: Mapping[str, Any]) -> bytes:
     """Encode a reply, with its length in front."""
     return delimited(_encode("Reply", reply))
+
+
+def encode_publication(channel: str, payload: bytes, offset: int | None) -> bytes:
+    """Encode the push of a publication as `encode_reply` does. payload: JSON."""
+    pub = _DATA + delimited(payload) + (_OFFSET + _varint(offset) if offset else b"")
+    name = _CHANNEL_OF_PUSH + delimited(channel.encode()) if channel else b""
+    return delimited(_PUSH + delimited(name + _PUB + delimited(pub)))
 
 
 def delimited(data: bytes) -> bytes:
@@ -156,44 +189,30 @@ def read_emulation(body: bytes) -> dict[str, Any]:
 
 
 def _encode(name: str, message: Mapping[str, Any]) -> bytes:
-    found: list[bytes] = []
-    fields = _MESSAGES[name]
+    found = b""
+    fields = _BY_NAME[name]
     for field, value in message.items():
-        number, kind = fields[field]
-        if kind in ("uint", "int", "bool"):
+        tag, kind = fields[field]
+        if kind in _NUMBERS:
             if value:
-                found.append(_varint(number << 3 | _VARINT) + _varint(int(value)))
+                found += tag + _varint(int(value))
         elif kind == "text":
             if value:
-                found.append(_tagged(number, value.encode()))
+                found += tag + delimited(value.encode())
         elif kind == "json":
-            found.append(_tagged(number, bytes(value) if isinstance(value, msgspec.Raw) else encode_json(value)))
+            found += tag + delimited(bytes(value) if isinstance(value, msgspec.Raw) else encode_json(value))
         elif kind[0] == "*":
-            found.extend(_tagged(number, _encode(kind[1:], each)) for each in value)
+            found += b"".join(tag + delimited(_encode(kind[1:], each)) for each in value)
         elif kind[0] == "@":
-            for key, each in value.items():
-                entry = _tagged(1, key.encode()) + _tagged(2, _encode(kind[1:], each))
-                found.append(_tagged(number, entry))
+            found += b"".join(tag + delimited(_entry(key, _encode(kind[1:], each))) for key, each in value.items())
         else:
-            found.append(_tagged(number, _encode(kind, value)))
-    return b"".join(found)
+            found += tag + delimited(_encode(kind, value))
+    return found
 
 
-def _tagged(number: int, data: bytes) -> bytes:
-    return _varint(_tag(number)) + delimited(data)
-
-
-def _tag(number: int) -> int:
-    return number << 3 | _BYTES
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+def _entry(key: str, value: bytes) -> bytes:
+    """Encode an entry of a map."""
+    return _tag(_KEY, "text") + delimited(key.encode()) + _tag(_VALUE, "bytes") + delimited(value)
 
 
 def _decode(name: str, data: bytes) -> dict[str, Any]:
@@ -220,14 +239,14 @@ def _decode(name: str, data: bytes) -> dict[str, Any]:
 
 
 def _entry_of(name: str, data: bytes) -> tuple[str, dict[str, Any]]:
-    """Decode an entry of a map: its key is field 1, its value field 2."""
+    """Decode an entry of a map."""
     key, entry, at = "", b"", 0
     while at < len(data):
         tag, at = _read_varint(data, at)
         value, at = _read_value(data, at, tag & 7)
-        if tag == _tag(1) and isinstance(value, bytes):
+        if tag == _KEY << 3 | _BYTES and isinstance(value, bytes):
             key = _value_of("text", value)
-        elif tag == _tag(2) and isinstance(value, bytes):
+        elif tag == _VALUE << 3 | _BYTES and isinstance(value, bytes):
             entry = value
         else:
             raise InvalidMessage("An entry of a map has a key and a value")

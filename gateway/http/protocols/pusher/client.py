@@ -5,7 +5,8 @@ Rules:
   too: the signature counts as a subscription token.
 - Client events go to the other subscribers and are not kept.
 - Clients do not try a subscription again. So an error that passes closes the connection: they do after they reconnect.
-- Each event counts against the client's limits; a wrong signature is bad input.
+- Each event counts against the client's limits. What a client may not do is refused, and is no bad input: pages send
+  client events and subscriptions before they know whether they may.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.protocol.codec import Envelope, Json, decode_json
 from snorky.gateway.protocol.foreign import SubscribeTerms
 from snorky.gateway.protocol.identities import identity_text
+from snorky.gateway.sdk.registry import call_id_of, send_error
 
 __all__ = ["PusherClient"]
 
@@ -89,12 +91,17 @@ class PusherClient:
         envelope = self._envelope(event)
         try:
             self._take(event, envelope, size)
-        except (_Refused, InvalidChannel, InvalidMessage) as error:
+        except _Refused as error:
+            if registry.admits(self._connection, envelope, size):
+                self._endpoint.node.metrics.client_errors.labels(error.code).inc()
+                send_error(self._connection, envelope.service, error, call_id_of(envelope.message))
+        except (InvalidChannel, InvalidMessage) as error:
             registry.refuse(self._connection, error, envelope)
 
     def _envelope(self, event: Event) -> Envelope:
         """Make the envelope of an event, without its parameters. Its `callId` says what the reply is about."""
-        name = "client" if event.name.startswith("client-") else event.name.removeprefix("pusher:")
+        prefix, _, name = event.name.partition(":")
+        name = "client" if event.name.startswith("client-") else name if prefix == "pusher" else ""
         data = event.data if isinstance(event.data, dict) else {}
         channel = event.channel if name == "client" else data.get("channel")
         call_id: Json = [name, channel if isinstance(channel, str) else None]
@@ -106,9 +113,7 @@ class PusherClient:
         if event.name == "pusher:subscribe":
             self._subscribe(data, envelope, size)
         elif event.name == "pusher:unsubscribe":
-            channel = _channel_of(data.get("channel"))
-            self._members.pop(channel, None)
-            self._call(envelope, "unsubscribe", {"channel": channel}, size)
+            self._call(envelope, "unsubscribe", {"channel": _channel_of(data.get("channel"))}, size)
         elif event.name.startswith("client-"):
             self._send(event, envelope, size)
         elif not self._endpoint.registry.admits(self._connection, envelope, size):
@@ -127,8 +132,9 @@ class PusherClient:
     def _subscribe(self, data: Mapping[str, Any], envelope: Envelope, size: int) -> None:
         channel = _channel_of(data.get("channel"))
         terms = self._terms(channel, kind_of(channel), data)
-        if terms.lists_members and terms.member is not None:
-            self._members[channel] = terms.member
+        if terms.lists_members:
+            call_id: Json = ["subscribe", channel, terms.member]
+            envelope = Envelope(envelope.service, {**_message_of(envelope), "callId": call_id})
         self._call(envelope, "subscribe", {"channel": channel, "token": terms}, size)
 
     def _terms(self, channel: str, kind: ChannelKind, data: Mapping[str, Any]) -> SubscribeTerms:
@@ -165,7 +171,7 @@ class PusherClient:
         kind = kind_of(channel)
         if not (self._app.client_events and kind.has_client_events):
             raise _Refused("Client events are only for private and presence channels")
-        if f"{self._app.service}:{channel}" not in self._connection.channels:
+        if not self._is_subscribed(channel) or (kind.is_presence and channel not in self._members):
             raise _Refused("Subscribe to the channel first")
         if len(event.name) > NAME_MAX:
             raise InvalidMessage("The event's name is too long")
@@ -175,9 +181,16 @@ class PusherClient:
                 self._tell(_error(ErrorCode.CLIENT_EVENT_REFUSED, "Too many client events", channel))
             return
         message: dict[str, Any] = {"event": event.name, "data": text_of(event.data)}
-        if kind.is_presence and channel in self._members:
+        if kind.is_presence:
             message["user_id"] = self._members[channel]
+        webhooks = self._endpoint.node.webhooks
+        if webhooks is not None and webhooks.wants(self._app.id, "client_event"):  # it is reported when Redis has it
+            call_id: Json = ["client", channel, message]
+            envelope = Envelope(envelope.service, {**_message_of(envelope), "callId": call_id})
         self._call(envelope, "relay", {"channel": channel, "message": message}, size)
+
+    def _is_subscribed(self, channel: str) -> bool:
+        return f"{self._app.service}:{channel}" in self._connection.channels
 
     def _has_turn(self) -> bool:
         """Take a client event from a bucket of one second's worth; False: it is empty."""
@@ -242,10 +255,20 @@ class PusherClient:
         if kind not in ("response", "error"):
             return None
         call_id = message.get("callId")
-        name, channel = call_id if isinstance(call_id, list) and len(call_id) == 2 else ("", None)
+        name, channel, *more = call_id if isinstance(call_id, list) and len(call_id) > 1 else ("", None)
+        if name == "unsubscribe":
+            if channel is not None and not self._is_subscribed(channel):
+                self._members.pop(channel, None)
+            return None
         if kind == "error":
             return self._refused(name, channel, message["code"], message["message"])
-        return self._subscribed(channel, message["data"]) if name == "subscribe" and channel is not None else None
+        if name == "client" and more:
+            self._report("client_event", channel, **more[0], socket_id=socket_id_of(self._connection.id))
+        if name != "subscribe" or channel is None:
+            return None
+        if more:
+            self._members[channel] = more[0]
+        return self._subscribed(channel, message["data"])
 
     def _subscribed(self, channel: str, data: Any) -> bytes:
         """Encode that the client is subscribed, and the event that the channel has kept."""
@@ -263,24 +286,26 @@ class PusherClient:
             return encode_publication(channel, kept[-1])
         if found.get("isEmpty", True):
             self._tell(succeeded)
+            self._report("cache_miss", channel)
             return encode_event("pusher:cache_miss", "", channel)
         return succeeded
 
     def _refused(self, name: str, channel: str | None, code: str, text: str) -> bytes | None:
         """Encode a refusal; or close, if the client would not try again although it should."""
         if name == "subscribe" and channel is not None:
-            if f"{self._app.service}:{channel}" not in self._connection.channels:
-                self._members.pop(channel, None)
             if code == "already_subscribed":
                 return _error(None, f"Existing subscription to channel {channel}")
             if code in PASSING:
                 self._connection.close(CloseCode.INTERNAL_ERROR, f"{code}: {text}")
                 return None
             return _subscription_error(channel, code, text)
-        if name == "unsubscribe":
-            return None
         refused = name == "client" and code in ("rate_limited", "not_authorized")
         return _error(ErrorCode.CLIENT_EVENT_REFUSED if refused else None, text, channel if name == "client" else None)
+
+    def _report(self, name: str, channel: str | None, **about: str) -> None:
+        """Send an event to the app's webhook, if it has one."""
+        if (webhooks := self._endpoint.node.webhooks) is not None:
+            webhooks.report(self._app.id, {"name": name, "channel": channel, **about})
 
     def _tell(self, event: bytes) -> None:
         self._connection.write_reply(self._connection.dialect.frame(event))

@@ -35,8 +35,8 @@ _CLOSES: Final[Mapping[int, ErrorCode]] = {
     CloseCode.BAD_TOKEN: ErrorCode.UNAUTHORIZED,
     CloseCode.AUTHENTICATION_TIMEOUT: ErrorCode.UNAUTHORIZED,
     CloseCode.REVOKED: ErrorCode.UNAUTHORIZED,
-    CloseCode.TOO_MUCH_BAD_INPUT: ErrorCode.UNAUTHORIZED,
-    CloseCode.LIMIT: ErrorCode.UNAUTHORIZED,
+    CloseCode.TOO_MUCH_BAD_INPUT: ErrorCode.OVER_CAPACITY,
+    CloseCode.LIMIT: ErrorCode.OVER_CAPACITY,
 }
 PASSING: Final = frozenset(("internal", "rate_limited", "unavailable"))  # errors after which clients should try again
 _STATUSES: Final[Mapping[str, int]] = {"not_authorized": 401, "not_authenticated": 401, "limit_exceeded": 413}

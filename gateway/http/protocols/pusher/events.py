@@ -3,7 +3,8 @@
     {"event": "App\\Events\\Shipped", "channel": "private-orders.7", "data": "{\"id\":7}"}
 
 On a channel, an event is the object {"event", "data", "user_id"?}, with `data` as it was published, a text. For these
-clients any other message is an event `message`, with its JSON as data.
+clients any other message is an event `message`, with its JSON as data; so is one that would pass for an event of the
+server.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from snorky.gateway.protocol.codec import Verbatim, decode_json, encode_json
 __all__ = ["Event", "encode_event", "encode_publication", "read_event", "text_of"]
 
 NAME_MAX: Final = 200  # characters of an event's name
+RESERVED: Final = ("pusher:", "pusher_internal:")  # what clients believe to come from the server itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,20 @@ def text_of(data: Any) -> str:
 
 
 class _Kept(msgspec.Struct):
-    """An event on a channel."""
+    """An event on a channel. event: UNSET = it is another message."""
 
-    event: str
+    event: str | msgspec.UnsetType = msgspec.UNSET
     data: msgspec.Raw = msgspec.Raw(b"null")
     user_id: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Sent(msgspec.Struct):
+    """An event to clients. data: a text; as Raw it is encoded already."""
+
+    event: str
+    channel: str
+    data: msgspec.Raw | str
+    user_id: str | msgspec.UnsetType
 
 
 _decode_kept = msgspec.json.Decoder(_Kept).decode
@@ -64,17 +75,16 @@ _decode_kept = msgspec.json.Decoder(_Kept).decode
 
 def encode_publication(channel: str, payload: bytes) -> bytes:
     """Encode a publication. payload: JSON, already checked."""
-    name, user = b'"message"', b""
-    data = payload
+    data = payload = payload.strip()
+    name: str = "message"
+    user: str | msgspec.UnsetType = msgspec.UNSET
     if payload[:1] == b"{":
         try:
             kept = _decode_kept(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             pass
         else:
-            name, data = msgspec.json.encode(kept.event), bytes(kept.data)
-            if isinstance(kept.user_id, str):
-                user = b',"user_id":' + msgspec.json.encode(kept.user_id)
-    if data[:1] != b'"':
-        data = msgspec.json.encode(data.decode())
-    return b'{"event":%b,"channel":%b,"data":%b%b}' % (name, msgspec.json.encode(channel), data, user)
+            if kept.event is not msgspec.UNSET and not kept.event.startswith(RESERVED):
+                name, data, user = kept.event, bytes(kept.data), kept.user_id
+    text = msgspec.Raw(data) if data[:1] == b'"' else data.decode()
+    return msgspec.json.encode(_Sent(name, channel, text, user))

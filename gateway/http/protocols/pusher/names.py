@@ -7,6 +7,8 @@ from typing import Final
 __all__ = ["ChannelKind", "connection_id_of", "is_channel", "kind_of", "socket_id_of"]
 
 USER_PREFIX: Final = "#server-to-user-"
+USER_ID_MAX: Final = 200  # characters of a user's id in the name of a channel
+_PREFIXES: Final = ("private-encrypted-", "private-", "presence-")
 _CHANNEL: Final = re.compile(r"[A-Za-z0-9_\-=@,.;]{1,200}")
 _SOCKET_ID: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,18})")
 
@@ -36,18 +38,19 @@ def is_channel(name: object) -> bool:
     """Return True if this is the name of a channel."""
     if not isinstance(name, str):
         return False
-    return _CHANNEL.fullmatch(name.removeprefix(USER_PREFIX) if name.startswith(USER_PREFIX) else name) is not None
+    if name.startswith(USER_PREFIX):  # the ids of users have other characters too
+        return name.isprintable() and 0 < len(name.removeprefix(USER_PREFIX)) <= USER_ID_MAX
+    return _CHANNEL.fullmatch(name) is not None
 
 
 def kind_of(name: str) -> ChannelKind:
     """Read the prefixes of a name."""
-    is_encrypted = name.startswith("private-encrypted-")
-    rest = name.removeprefix("private-encrypted-" if is_encrypted else "private-").removeprefix("presence-")
+    prefix = next((each for each in _PREFIXES if name.startswith(each)), "")
     return ChannelKind(
-        is_private=name.startswith("private-"),
-        is_presence=name.startswith("presence-"),
-        is_encrypted=is_encrypted,
-        is_cache=rest.startswith("cache-"),
+        is_private=prefix.startswith("private-"),
+        is_presence=prefix == "presence-",
+        is_encrypted=prefix == "private-encrypted-",
+        is_cache=name.startswith("cache-", len(prefix)),
         user=name.removeprefix(USER_PREFIX) if name.startswith(USER_PREFIX) else None,
     )
 

@@ -1,16 +1,18 @@
 """What many clients of Pusher's protocol receive. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
 from snorky.gateway.http.protocols.pusher.events import encode_event, encode_publication
 from snorky.gateway.http.protocols.pusher.names import kind_of
+from snorky.gateway.http.sockjs.frames import SESSION_DIALECT
 from snorky.gateway.protocol.codec import Encoding, Json
 from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
 
-__all__ = ["EventRendering", "dialect_of"]
+__all__ = ["EventRendering", "dialect_of", "session_dialect_of"]
 
 _CHANGES: Final = {"+": "pusher_internal:member_added", "-": "pusher_internal:member_removed"}
 
@@ -44,6 +46,12 @@ class EventRendering:
 def dialect_of(service: str) -> Dialect:
     """Return the dialect of WebSockets whose channels are those of a service. There are as many as in the settings."""
     return Dialect("json", Encoding.JSON, TEXT, text_frame, rendering=EventRendering(service))
+
+
+@cache
+def session_dialect_of(service: str) -> Dialect:
+    """As `dialect_of`, of clients without a WebSocket."""
+    return replace(SESSION_DIALECT, rendering=EventRendering(service))
 
 
 def _name(channel: Json) -> str:

@@ -2,11 +2,11 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from snorky.gateway.config.pusher import PusherApp
 
-__all__ = ["is_signed", "request_text", "sign"]
+__all__ = ["is_signed", "request_text", "sign", "signed_query"]
 
 
 def sign(app: PusherApp, text: str) -> str:
@@ -20,7 +20,21 @@ def is_signed(app: PusherApp, text: str, auth: object) -> bool:
     return isinstance(auth, str) and hmac.compare_digest(expected, auth.encode("utf-8", "surrogatepass"))
 
 
-def request_text(method: str, path: str, query: Iterable[tuple[str, str]]) -> str:
-    """Build the text of a request of the HTTP API that is signed. query: decoded; the signature in it is left out."""
-    pairs = sorted((name.lower(), value) for name, value in query if name != "auth_signature")
+def signed_query(query: Iterable[tuple[str, str]]) -> dict[str, str] | None:
+    """Read the parameters of a request by their names in lower case, as they are signed. query: decoded.
+
+    None: another query would have the same text to sign, so that a signature would not say which one is meant.
+    """
+    found: dict[str, str] = {}
+    for written, value in query:
+        name = written.lower()
+        if name in found or "&" in name or "=" in name or "&" in value:
+            return None
+        found[name] = value
+    return found
+
+
+def request_text(method: str, path: str, query: Mapping[str, str]) -> str:
+    """Build the text of a request of the HTTP API that is signed. path: decoded. query: of `signed_query`."""
+    pairs = sorted((name, value) for name, value in query.items() if name != "auth_signature")
     return "\n".join((method, path, "&".join(f"{name}={value}" for name, value in pairs)))

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.config.pusher import PusherApp
-from snorky.gateway.errors import CloseCode, InvalidToken
+from snorky.gateway.errors import CloseCode, ConfigurationError, InvalidToken
 from snorky.gateway.http.protocols.pusher.api import PusherAPI
 from snorky.gateway.http.protocols.pusher.client import PusherClient
 from snorky.gateway.http.protocols.pusher.codes import ErrorCode, close_code_of
@@ -23,8 +23,9 @@ from snorky.gateway.http.protocols.pusher.rendering import dialect_of
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, close_frame
+from snorky.gateway.sdk.registry import ServiceRegistry
 
-__all__ = ["PusherHandler", "PusherWebSocket"]
+__all__ = ["NO_APP", "PusherHandler", "PusherWebSocket", "fault_of"]
 
 PROTOCOLS: Final = range(5, 8)  # versions that differ only in what the server sends
 
@@ -37,14 +38,19 @@ class PusherHandler:
         self._apps = {app.key: app for app in (websockets.public.pusher_apps or {}).values()}
 
     def routes(self) -> list[web.RouteDef]:
-        """Make the routes for an aiohttp application; without apps there are none."""
+        """Make the routes for an aiohttp application; without apps there are none.
+
+        Raises ConfigurationError: the service of an app lets everyone subscribe to private channels.
+        """
+        for app in self._apps.values():
+            _demand_closed(self._websockets.registry, app)
         if not self._apps:
             return []
         return [web.get("/app/{key}", self._handle, allow_head=False), *PusherAPI(self._websockets).routes()]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         app = self._apps.get(request.match_info["key"])
-        return await self._websockets.handle(request, PusherWebSocket, app=app, fault=_fault_of(request, app))
+        return await self._websockets.handle(request, PusherWebSocket, app=app, fault=fault_of(request, app))
 
 
 class PusherWebSocket(WebSocketProtocol):
@@ -71,7 +77,7 @@ class PusherWebSocket(WebSocketProtocol):
         super().__init__(endpoint, transport, dialect_of(service), remote_ip, session=session, refusal=refusal)
         self._fault = fault
         self._end: ErrorCode | None = None
-        self._client = PusherClient(endpoint, self._connection, app or _NO_APP)
+        self._client = PusherClient(endpoint, self._connection, app or NO_APP)
         self._connection.frontend = self._client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,10 +110,12 @@ class PusherWebSocket(WebSocketProtocol):
         return None
 
 
-_NO_APP: Final = PusherApp(id="", key="", secret="")
+_PRIVATE: Final = ("private-x", "private-encrypted-x", "presence-x", "#server-to-user-x")
+NO_APP: Final = PusherApp(id="", key="", secret="")
 
 
-def _fault_of(request: web.Request, app: PusherApp | None) -> tuple[ErrorCode, str] | None:
+def fault_of(request: web.Request, app: PusherApp | None) -> tuple[ErrorCode, str] | None:
+    """Return why a client cannot connect: code and text; None = it can. app: None = there is none with its key."""
     version = request.query.get("protocol", "")
     if app is None:
         return ErrorCode.NO_SUCH_APP, "There is no app with this key"
@@ -116,3 +124,19 @@ def _fault_of(request: web.Request, app: PusherApp | None) -> tuple[ErrorCode, s
     if not version.isdecimal() or len(version) > 3 or int(version) not in PROTOCOLS:
         return ErrorCode.UNSUPPORTED_PROTOCOL, "This protocol is not supported: use 5, 6 or 7"
     return None
+
+
+def _demand_closed(registry: ServiceRegistry, app: PusherApp) -> None:
+    """Check that clients of other protocols need a permission for private channels. Raises ConfigurationError.
+
+    The settings add rules for them (`config.pusher.RULES`); a program that makes its own services must do so itself.
+    """
+    if app.service not in registry:
+        raise ConfigurationError(f"the Pusher app {app.id} needs a service {app.service}")
+    access = registry[app.service].access
+    for name in _PRIVATE:
+        if access is None or access.is_open(access.rules.find(name), "subscribe"):
+            raise ConfigurationError(
+                f"the service {app.service} of the Pusher app {app.id} lets everyone subscribe to {name}: "
+                'add rules for such names with allow_subscribe = "token", and before wider ones'
+            )
