@@ -27,14 +27,16 @@ from tests.support.clients.any_protocol import (
     Refused,
     opened,
 )
+from tests.support.clients.pusher import KEY
 from tests.support.processes.tools import eventually
-from tests.support.scenarios.protocol_nodes import CHANNEL, Nodes, subscriptions_of, token_of, until_heard
+from tests.support.scenarios.protocol_nodes import NEWS, Nodes, subscriptions_of, token_of, until_heard
 from tests.support.scenarios.tokens import SECRET
 
 _OWN = ("json", "msgpack", "sockjs")
 
-# the close codes of Centrifuge, for Snorky's
+# the close codes of other protocols, for Snorky's
 _CENTRIFUGE_CODES = {"1001": "3001", "4501": "3500", "4503": "3503"}
+_CODES = {**dict.fromkeys(CENTRIFUGE, _CENTRIFUGE_CODES), "pusher": {"1001": "4200", "4501": "4009", "4503": "4009"}}
 
 each_protocol = pytest.mark.parametrize("kind", PROTOCOLS)
 
@@ -52,7 +54,7 @@ async def publisher(nodes: Nodes, url: str) -> AsyncIterator[Publisher]:
 
 def code_of(kind: str, code: str) -> str:
     """Return the close code that a client of a protocol gets."""
-    return _CENTRIFUGE_CODES[code] if kind in CENTRIFUGE else code
+    return _CODES[kind][code] if kind in _CODES else code
 
 
 async def messages(client: AnyClient, count: int) -> list[Any]:
@@ -63,7 +65,7 @@ async def messages(client: AnyClient, count: int) -> list[Any]:
 
 
 @each_protocol
-@pytest.mark.parametrize("channel", [CHANNEL, "plain"])
+@pytest.mark.parametrize("channel", [NEWS, "plain"])
 async def test_subscriber_receives_all_publications_in_order(
     nodes: Nodes, url: str, publisher: Publisher, kind: str, channel: str
 ) -> None:
@@ -89,10 +91,10 @@ async def test_publications_of_a_client_reach_all_protocols_in_one_order(nodes: 
     other_url = await nodes.start()
     async with AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(opened(each, at, CHANNEL))
+            await stack.enter_async_context(opened(each, at, NEWS))
             for each, at in zip(PROTOCOLS, [url, other_url] * len(PROTOCOLS), strict=False)
         ]
-        async with Publisher(nodes.redis_url) as publisher, opened(kind, other_url, CHANNEL) as client:
+        async with Publisher(nodes.redis_url) as publisher, opened(kind, other_url, NEWS) as client:
             for each_client in (*clients, client):
                 await until_heard(each_client, publisher)
             sent = [f"number {number}" for number in range(50)]
@@ -113,13 +115,13 @@ async def test_client_that_was_away_gets_what_it_missed_once_on_another_node(
     nodes: Nodes, url: str, publisher: Publisher, kind: str
 ) -> None:
     other_url = await nodes.start()
-    async with opened(kind, url, CHANNEL) as client:
-        await publisher.publish(CHANNEL, 0)
+    async with opened(kind, url, NEWS) as client:
+        await publisher.publish(NEWS, 0)
         assert await client.message() == 0
     for number in range(1, 250):
-        await publisher.publish(CHANNEL, {"number": number, "filler": "x" * 500})
-    async with opened(kind, other_url, CHANNEL, since=client.place) as again:
-        await publisher.publish(CHANNEL, {"number": 250})
+        await publisher.publish(NEWS, {"number": number, "filler": "x" * 500})
+    async with opened(kind, other_url, NEWS, since=client.place) as again:
+        await publisher.publish(NEWS, {"number": 250})
         assert [each["number"] for each in await messages(again, 250)] == list(range(1, 251))
 
 
@@ -127,10 +129,10 @@ async def test_client_that_was_away_gets_what_it_missed_once_on_another_node(
 async def test_client_that_heard_nothing_recovers_from_where_it_began(
     nodes: Nodes, url: str, publisher: Publisher, kind: str
 ) -> None:
-    async with opened(kind, url, CHANNEL) as client:
+    async with opened(kind, url, NEWS) as client:
         await client.subscribed()
-    await publisher.publish(CHANNEL, "missed")
-    async with opened(kind, url, CHANNEL, since=client.place) as again:
+    await publisher.publish(NEWS, "missed")
+    async with opened(kind, url, NEWS, since=client.place) as again:
         assert await again.message() == "missed"
 
 
@@ -138,15 +140,15 @@ async def test_client_that_heard_nothing_recovers_from_where_it_began(
 async def test_client_whose_position_is_lost_is_told_so(
     nodes: Nodes, url: str, publisher: Publisher, kind: str
 ) -> None:
-    async with opened(kind, url, CHANNEL) as client:
-        await publisher.publish(CHANNEL, 0)
+    async with opened(kind, url, NEWS) as client:
+        await publisher.publish(NEWS, 0)
         await client.message()
     lost = client.place or ""
-    await publisher.publish(CHANNEL, 1)
-    await nodes.gateways[0].node.channels.remove_history("pubsub", CHANNEL)
-    async with opened(kind, url, CHANNEL, since=lost) as again:
+    await publisher.publish(NEWS, 1)
+    await nodes.gateways[0].node.channels.remove_history("pubsub", NEWS)
+    async with opened(kind, url, NEWS, since=lost) as again:
         assert (await again.event()).kind == "gap"
-        await publisher.publish(CHANNEL, 2)
+        await publisher.publish(NEWS, 2)
         assert await again.message() == 2
 
 
@@ -155,7 +157,7 @@ async def test_client_whose_position_is_lost_is_told_so(
 
 @each_protocol
 async def test_subscription_that_no_rule_permits_is_refused(url: str, kind: str) -> None:
-    for channel in ("closed", "own:ann"):
+    for channel in ("closed", "own.ann"):
         if kind.startswith("raw"):
             async with opened(kind, url, channel) as client:
                 assert (await client.ended()).startswith("1008 not_authorized")
@@ -170,9 +172,9 @@ async def test_subscription_that_no_rule_permits_is_refused(url: str, kind: str)
 
 @each_protocol
 async def test_owner_is_admitted_by_its_token(nodes: Nodes, url: str, publisher: Publisher, kind: str) -> None:
-    async with opened(kind, url, "own:ann", token=token_of("ann")) as client:
+    async with opened(kind, url, "own.ann", token=token_of("ann")) as client:
         await until_heard(client, publisher)
-        await publisher.publish("own:ann", "for ann")
+        await publisher.publish("own.ann", "for ann")
         assert await client.message() == "for ann"
 
 
@@ -191,7 +193,7 @@ async def test_publication_that_no_rule_permits_is_refused(nodes: Nodes, url: st
 async def test_token_that_is_not_accepted_is_refused(url: str, kind: str) -> None:
     token = Signer(hmac_secret=SECRET[::-1]).connection_token("ann")
     try:
-        async with opened(kind, url, CHANNEL, token=token) as client:
+        async with opened(kind, url, NEWS, token=token) as client:
             assert (await client.ended()).startswith("4501")
     except (Refused, Ended) as error:
         assert "401" in str(error) or code_of(kind, "4501") in str(error)
@@ -199,7 +201,7 @@ async def test_token_that_is_not_accepted_is_refused(url: str, kind: str) -> Non
 
 @each_protocol
 async def test_revoked_client_is_ended(nodes: Nodes, url: str, kind: str) -> None:
-    async with opened(kind, url, "own:ann", token=token_of("ann")) as client:
+    async with opened(kind, url, "own.ann", token=token_of("ann")) as client:
         await nodes.until_subscribed(subscriptions_of(kind))
         await nodes.gateways[0].node.auth.revoke("ann")
         assert code_of(kind, "4503") in await client.ended()
@@ -210,13 +212,13 @@ async def test_revoked_client_is_ended(nodes: Nodes, url: str, kind: str) -> Non
 
 @each_protocol
 async def test_drain_ends_each_client(nodes: Nodes, url: str, kind: str) -> None:
-    async with opened(kind, url, CHANNEL) as client:
+    async with opened(kind, url, NEWS) as client:
         await nodes.until_subscribed(subscriptions_of(kind))
         draining = asyncio.create_task(nodes.gateways[0].drain())
         assert code_of(kind, "1001") in await client.ended()
         await draining
     try:
-        async with opened(kind, url, CHANNEL) as client:
+        async with opened(kind, url, NEWS) as client:
             raise AssertionError("a draining node accepts no client")
     except (Refused, Ended) as error:
         assert "503" in str(error)
@@ -229,18 +231,18 @@ async def test_client_that_does_not_read_is_closed_and_others_are_not(
     url = await nodes.start(SNORKY_LIMITS__OUTBOX_MAX_BYTES="200000", SNORKY_LIMITS__SEND_BUFFER_BYTES="16384")
     slow = nodes.gateways[-1].node.metrics.slow_consumers_closed
     path, lines, frames = head_of(kind)
-    async with opened(kind, url, CHANNEL) as reader:
+    async with opened(kind, url, NEWS) as reader:
         await until_heard(reader, publisher)
         with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as silent:
             silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             silent.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode() + frames)
             await nodes.until_subscribed(subscriptions_of(kind) * 2)
             for number in range(300):
-                await publisher.publish(CHANNEL, {"number": number, "filler": "x" * 4000})
+                await publisher.publish(NEWS, {"number": number, "filler": "x" * 4000})
                 assert (await reader.message())["number"] == number
 
             async def is_closed() -> bool:
-                return slow._value.get() == 1
+                return bool(slow._value.get() == 1)
 
             await eventually(is_closed, within_s=DEADLINE_S, what="the slow client is closed")
             closed_s = monotonic()
@@ -252,32 +254,35 @@ def head_of(kind: str) -> tuple[str, str, bytes]:
     """Return the path and the header fields of a request by hand, and the frames that follow it."""
     if kind.startswith("sse"):
         beside = "&channel=unused" if kind == "sse-several" else ""
-        return f"/sse?channel={CHANNEL}{beside}", "", b""
+        return f"/sse?channel={NEWS}{beside}", "", b""
     lines = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     lines += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    if kind == "pusher":
+        event = b'{"event":"pusher:subscribe","data":{"channel":"%b"}}' % NEWS.encode()
+        return f"/app/{KEY}?protocol=7", lines, bytes((0x81, 0x80 | len(event), 0, 0, 0, 0)) + event
     if kind == "centrifuge":
-        commands = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"%b"}}' % CHANNEL.encode()
+        commands = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"%b"}}' % NEWS.encode()
         return "/connection/websocket", lines, bytes((0x81, 0x80 | len(commands), 0, 0, 0, 0)) + commands
     if kind == "centrifuge-protobuf":
-        commands = bytes((4, 8, 1, 34, 0, 6 + len(CHANNEL), 8, 2, 42, 2 + len(CHANNEL), 10, len(CHANNEL)))
-        commands += CHANNEL.encode()
+        commands = bytes((4, 8, 1, 34, 0, 6 + len(NEWS), 8, 2, 42, 2 + len(NEWS), 10, len(NEWS)))
+        commands += NEWS.encode()
         frame = bytes((0x82, 0x80 | len(commands), 0, 0, 0, 0)) + commands
         return "/connection/websocket?format=protobuf", lines, frame
     form = "&format=text" if kind == "raw-text" else ""
-    return f"/raw?channel={CHANNEL}{form}", lines, b""
+    return f"/raw?channel={NEWS}{form}", lines, b""
 
 
 @pytest.mark.parametrize("kind", ["raw", "raw-text"])
 async def test_plain_websocket_that_sends_too_much_is_told_so(nodes: Nodes, kind: str) -> None:
     url = await nodes.start(SNORKY_LIMITS__MESSAGES_PER_S="5", SNORKY_LIMITS__MESSAGES_BURST="5")
-    async with opened(kind, url, CHANNEL) as client:
+    async with opened(kind, url, NEWS) as client:
         for number in range(20):
             await client.publish(str(number))
         assert (await client.ended()).startswith("4000 rate_limited")
 
 
 async def test_plain_websocket_that_sends_no_json_is_told_so(url: str) -> None:
-    async with opened("raw", url, CHANNEL) as client, opened("raw-text", url, CHANNEL) as text:
+    async with opened("raw", url, NEWS) as client, opened("raw-text", url, NEWS) as text:
         await client._socket.send_str("{no json")  # type: ignore[attr-defined]
         assert (await client.ended()).startswith("1008 invalid_message: Malformed JSON")
         await text.publish("{no json")

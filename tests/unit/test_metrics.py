@@ -24,6 +24,7 @@ COUNTED = {  # gauges of things have no unit; process_ names are the client libr
     "snorky_queued_clients",
     "snorky_hook_requests",
     "snorky_hook_waiting",
+    "snorky_webhook_events_waiting",
     "snorky_unread_clients",
 }
 
@@ -64,8 +65,8 @@ def test_labels_are_the_few_that_are_bounded() -> None:
     metrics = Metrics()
     labels = {name for each in vars(metrics).values() for name in getattr(each, "_labelnames", ())}
     assert labels == {
-        "code", "command", "door", "encoding", "key", "limit", "operation", "outcome", "python", "reason", "role",
-        "service", "transport", "version",
+        "app", "code", "command", "door", "encoding", "key", "limit", "operation", "outcome", "python", "reason",
+        "role", "service", "transport", "version",
     }  # fmt: skip
 
 

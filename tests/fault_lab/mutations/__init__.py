@@ -19,6 +19,11 @@ from tests.fault_lab.mutations.permission_tables import TABLE_MUTATIONS
 from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
 from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
 from tests.fault_lab.mutations.protocols import PROTOCOLS_MUTATIONS
+from tests.fault_lab.mutations.pusher import PUSHER_MUTATIONS
+from tests.fault_lab.mutations.pusher_api import PUSHER_API_MUTATIONS
+from tests.fault_lab.mutations.pusher_guards import PUSHER_GUARDS_MUTATIONS
+from tests.fault_lab.mutations.pusher_webhooks import PUSHER_WEBHOOKS_MUTATIONS
+from tests.fault_lab.mutations.pusher_xhr import PUSHER_XHR_MUTATIONS
 from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
 from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
 from tests.fault_lab.mutations.services import SERVICES_MUTATIONS
@@ -37,6 +42,11 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SOCKJS_MUTATIONS,
     *PROTOCOLS_MUTATIONS,
     *CENTRIFUGE_MUTATIONS,
+    *PUSHER_MUTATIONS,
+    *PUSHER_GUARDS_MUTATIONS,
+    *PUSHER_WEBHOOKS_MUTATIONS,
+    *PUSHER_XHR_MUTATIONS,
+    *PUSHER_API_MUTATIONS,
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
     *TABLE_MUTATIONS,

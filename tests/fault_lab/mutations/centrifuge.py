@@ -5,6 +5,8 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 __all__ = ["CENTRIFUGE_MUTATIONS"]
 
 HERE = "tests/cluster/test_centrifuge.py"
+RECOVERY = "tests/cluster/test_centrifuge_recovery.py"
+SERVER_SIDE = "tests/cluster/test_centrifuge_server_side.py"
 CLIENT = "gateway/http/protocols/centrifuge/client.py"
 SOCKET = "gateway/http/protocols/centrifuge/websocket.py"
 HISTORY = "tests/contract/test_history.py"
@@ -33,14 +35,14 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         file=CLIENT,
         old="return self._is_authenticated and isinstance(channel, str)",
         new="return isinstance(channel, str)",
-        argv=test(HERE, "test_nothing_comes_before_the_reply_to_connect"),
+        argv=test(SERVER_SIDE, "test_nothing_comes_before_the_reply_to_connect"),
     ),
     Mutation(
         guard="centrifuge: pings wait for connect",
         file=SOCKET,
         old="        if self._client.has_answered:\n            self.ping_frame",
         new="        if True:\n            self.ping_frame",
-        argv=test(HERE, "test_nothing_comes_before_the_reply_to_connect"),
+        argv=test(SERVER_SIDE, "test_nothing_comes_before_the_reply_to_connect"),
     ),
     Mutation(
         guard="centrifuge: a failed connect ends the connection at once",
@@ -54,7 +56,7 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         file=CLIENT,
         old="if self._endpoint.registry.requires_identity and self._connection.identity is None:",
         new="if False:",
-        argv=test(HERE, "test_client_without_a_token_is_refused_where_one_is_required"),
+        argv=test(SERVER_SIDE, "test_client_without_a_token_is_refused_where_one_is_required"),
     ),
     Mutation(
         guard="centrifuge: pings count",
@@ -97,28 +99,28 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         file=CLIENT,
         old="*(listed if isinstance(listed, list) else ())",
         new="*(listed or ())",
-        argv=test(HERE, "test_token_names_channels_that_the_server_subscribes_to"),
+        argv=test(SERVER_SIDE, "test_token_names_channels_that_the_server_subscribes_to"),
     ),
     Mutation(
         guard="centrifuge: one subscription of a channel",
         file=CLIENT,
         old="return grants is not None and grants.get(channel_key(PUBSUB, channel)) is SERVER_SIDE",
         new="return False",
-        argv=test(HERE, "test_second_subscription_is_refused"),
+        argv=test(RECOVERY, "test_second_subscription_is_refused"),
     ),
     Mutation(
         guard="centrifuge: reply before pushes",
         file="services/pubsub/subscribing.py",
         old="                if connection.frontend is None:\n",
         new="                if True:\n",
-        argv=test(HERE, "test_reply_comes_before_what_its_channel_receives"),
+        argv=test(RECOVERY, "test_reply_comes_before_what_its_channel_receives"),
     ),
     Mutation(
         guard="centrifuge: rejects what is not recovered",
         file=CLIENT,
         old="                self._endpoint.registry[PUBSUB].cut_subscription(self._connection, call.channel)\n",
         new="",
-        argv=test(HERE, "test_recovery_by_epoch_and_offset_or_by_offset_alone"),
+        argv=test(RECOVERY, "test_recovery_by_epoch_and_offset_or_by_offset_alone"),
     ),
     Mutation(
         guard="centrifuge: channels of pub/sub only",
@@ -132,21 +134,21 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         file=CLIENT,
         old="return self._is_authenticated and isinstance(channel, str)",
         new="return self._is_authenticated",
-        argv=test(HERE, "test_orders_for_channels_whose_names_are_no_texts_do_not_reach_such_clients"),
+        argv=test(SERVER_SIDE, "test_orders_for_channels_whose_names_are_no_texts_do_not_reach_such_clients"),
     ),
     Mutation(
         guard="centrifuge: a gap ends the subscription",
         file="gateway/delivery/fan_out.py",
         old="                    self.end_at_gap(connection, key)\n",
         new="                    pass\n",
-        argv=test(HERE, "test_subscription_ends_at_a_gap_and_the_next_one_says_so"),
+        argv=test(RECOVERY, "test_subscription_ends_at_a_gap_and_the_next_one_says_so"),
     ),
     Mutation(
         guard="centrifuge: a gap of the server's subscription",
         file="gateway/sdk/notices.py",
         old="if service is None or service.is_server_side(connection, channel_of(channel)):",
         new="if service is None:",
-        argv=test(HERE, "test_connection_ends_at_a_gap_of_a_subscription_by_the_server"),
+        argv=test(RECOVERY, "test_connection_ends_at_a_gap_of_a_subscription_by_the_server"),
     ),
     Mutation(
         guard="centrifuge: no own joins",
@@ -167,13 +169,13 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/sdk/notices.py",
         old="    return write_version(write_change(notice, change_of(difference)), 0, 0)\n",
         new="    return notice\n",
-        argv=test(HERE, "test_joins_that_a_node_missed_are_told_by_connection"),
+        argv=test(RECOVERY, "test_joins_that_a_node_missed_are_told_by_connection"),
     ),
     Mutation(
         guard="centrifuge: sizes of messages as they were written",
-        file="services/pubsub/service.py",
+        file="services/pubsub/publishing.py",
         old="self._demand_publish(request, channel, message, once)",
-        new="self._demand_publish(request, channel, value, once)",
+        new="self._demand_publish(request, channel, getattr(message, 'value', message), once)",
         argv=test("tests/unit/http/protocols/test_centrifuge.py", "test_size_of_a_message_is_that_of_its_bytes"),
     ),
     Mutation(
@@ -244,21 +246,21 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         file=CLIENT,
         old="            if self._subs_bytes > self._most_bytes:",
         new="            if False:",
-        argv=test(HERE, "test_recovered_messages_of_all_subscriptions_fit_the_queue"),
+        argv=test(SERVER_SIDE, "test_recovered_messages_of_all_subscriptions_fit_the_queue"),
     ),
     Mutation(
         guard="centrifuge: a personal channel has a valid name",
         file=CLIENT,
         old="filter(_is_channel, (personal, *named))",
         new="(*filter(None, (personal,)), *filter(_is_channel, named))",
-        argv=test(HERE, "test_identity_that_is_too_long_for_a_personal_channel_has_none"),
+        argv=test(SERVER_SIDE, "test_identity_that_is_too_long_for_a_personal_channel_has_none"),
     ),
     Mutation(
         guard="centrifuge: stored subscriptions recover",
         file="gateway/sdk/server_subscriptions.py",
         old="            recover = frontend.recovers_from(channel_of(wanted.channel)) or True\n",
         new="            pass\n",
-        argv=test(HERE, "test_stored_subscriptions_recover_from_where_the_client_was"),
+        argv=test(SERVER_SIDE, "test_stored_subscriptions_recover_from_where_the_client_was"),
     ),
     Mutation(
         guard="server API: its key",

@@ -215,7 +215,7 @@ HOOKS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="hook of publications",
-        file="services/pubsub/service.py",
+        file="services/pubsub/publishing.py",
         old=' or "publish" in self.asks_backend',
         new="",
         argv=test(_SERVICES, "test_without_a_yes_nothing_is_done"),

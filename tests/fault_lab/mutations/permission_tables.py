@@ -5,6 +5,8 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 __all__ = ["TABLE_MUTATIONS"]
 
 _BY_TOKEN = "tests/e2e/test_permissions_of_tokens.py"
+_BY_PROTOCOL = "tests/e2e/test_permissions_of_protocols.py"
+_PUSHER = test(_BY_PROTOCOL, "true_for_pusher")
 _TABLE = test("tests/e2e/test_permissions.py", "true and json")
 _TOKENS = test(_BY_TOKEN, "true and json")
 _KEYS = test("tests/e2e/test_permissions_of_backends.py", "true and node")
@@ -83,7 +85,7 @@ TABLE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a required identity",
         file="gateway/sdk/registry.py",
-        old="if self.requires_identity and connection.identity is None and not self[envelope.service].allows_anonymous:",
+        old="if self.lacks_identity(connection) and not self[envelope.service].allows_anonymous:",
         new="if False:",
         argv=_TOKENS,
     ),
@@ -135,6 +137,34 @@ TABLE_MUTATIONS: tuple[Mutation, ...] = (
         old="        request.demand_identity()\n        async with granted",
         new="        async with granted",
         argv=_TABLE,
+    ),
+    Mutation(
+        guard="members of a presence channel",
+        file="services/pubsub/subscribing.py",
+        old='check_allowed(self.permits(request, "presence", channel, grant, is_subscribing=True))',
+        new="pass",
+        argv=_PUSHER,
+    ),
+    Mutation(
+        guard="last event of a cache channel",
+        file="services/pubsub/subscribing.py",
+        old='if not self.permits(request, "history", channel, grant, is_subscribing=True):',
+        new="if False:",
+        argv=_PUSHER,
+    ),
+    Mutation(
+        guard="events of clients on public channels",
+        file="gateway/http/protocols/pusher/client.py",
+        old="if not (self._app.client_events and kind.has_client_events):",
+        new="if False:",
+        argv=_PUSHER,
+    ),
+    Mutation(
+        guard="signature of a private channel",
+        file="gateway/http/protocols/pusher/client.py",
+        old='if not is_signed(self._app, signed, data.get("auth")):',
+        new="if False:",
+        argv=test(_BY_PROTOCOL, "no_valid_signature"),
     ),
     Mutation(
         guard="a wrong key",

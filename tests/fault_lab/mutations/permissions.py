@@ -20,7 +20,7 @@ def _check(guard: str, file: str, old: str) -> Mutation:
 
 
 PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
-    _check("may publish", _PUBSUB, 'self.demand(request, "publish", channel)'),
+    _check("may publish", "services/pubsub/publishing.py", 'self.demand(request, "publish", channel)'),
     _check("may read history", "services/pubsub/history.py", 'self.demand(request, "history", channel)'),
     _check("may list subscribers", "services/pubsub/presence.py", 'self.demand(request, "presence", channel)'),
     _check(
@@ -302,8 +302,8 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a place entered after it was left",
         file="gateway/presence/ownership.py",
-        old="if (roster, entry) not in owned.members:  # it left meanwhile",
-        new="if False:  # it left meanwhile",
+        old="        if member is None:  # it left meanwhile",
+        new="        if False:  # it left meanwhile",
         argv=_GRANTS("cursor_made_while"),
     ),
     Mutation(
@@ -312,5 +312,26 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
         old="if self._has_hook or self.requires_identity:",
         new="if self._has_hook:",
         argv=test("tests/unit/services/test_permissions.py", "registry_that_requires"),
+    ),
+    Mutation(
+        guard="own rules for Pusher's channels stay closed",
+        file="gateway/config/pusher.py",
+        old="own = list(map(_completed, written))",
+        new="own = list(written)",
+        argv=test("tests/cluster/test_migration_from_pusher.py", "test_own_rules_come_first_and_stay_closed"),
+    ),
+    Mutation(
+        guard="public cache channels of Pusher are the backend's",
+        file="gateway/config/pusher.py",
+        old='{"match": "cache-*", "allow_publish": "nobody", **_CACHE}',
+        new='{"match": "cache-*", **_CACHE}',
+        argv=test("tests/cluster/test_migration_from_pusher.py", "test_clients_of_other_protocols_cannot_do_more"),
+    ),
+    Mutation(
+        guard="Pusher's clients need not log in with a token in time",
+        file="gateway/sdk/registry.py",
+        old="        return connection.frontend is None or not connection.frontend.authenticates\n",
+        new="        return True\n",
+        argv=test("tests/cluster/test_migration_from_pusher.py", "test_where_an_identity_is_required"),
     ),
 )

@@ -12,7 +12,7 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="strength of secrets",
         file="gateway/config/secrets.py",
-        old="    if bits < STRENGTH_MIN_BITS or len(steps) == 1:",
+        old="    if bits < min_bits or len(steps) == 1:",
         new="    if False:",
         argv=test("tests/unit/config/test_secrets.py", "test_a_secret_that_can_be_guessed_is_refused"),
     ),

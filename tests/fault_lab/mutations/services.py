@@ -45,7 +45,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="keys by rule",
-        file="services/pubsub/service.py",
+        file="services/pubsub/publishing.py",
         old="check_allowed(once is None or rule.client_keys)",
         new="pass",
         argv=test("tests/unit/services/test_pubsub_rules.py", "test_clients_have_keys_where"),

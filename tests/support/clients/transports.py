@@ -16,6 +16,8 @@ from typing import Any
 import aiohttp
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 
+from tests.support.clients.any_protocol import CENTRIFUGE
+from tests.support.clients.centrifuge_actor import centrifuge_actor
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.conformance import Garbled
 from tests.support.scenarios.node_stage import NodeStage
@@ -41,6 +43,19 @@ class _Actor:
         self.close_code: int | None = None
         self._came = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
+
+    async def log_in(self, identity: str | None, **claims: Any) -> None:
+        """Authenticate, unless the identity is None. claims: further ones of the token."""
+        if identity is None:
+            return
+        request = {"command": "authenticate", "params": {"token": hmac_token(identity, **claims)}, "callId": "who"}
+        await self.send({"service": "auth", "message": request})
+        await self.until(lambda: self.inbox)
+        assert self.inbox[0]["message"]["data"]["identity"] == identity, self.inbox
+
+    async def send(self, envelope: Any) -> None:
+        """Send an envelope."""
+        raise NotImplementedError
 
     async def until(self, claim: Callable[[], object]) -> None:
         """Wait until the inbox makes the condition true."""
@@ -189,12 +204,7 @@ class TransportStage:
     async def client(self, number: int, identity: str | None, **claims: Any) -> Any:
         """Connect to the next node in turn, and authenticate. claims: further ones of its token."""
         actor = await self._connect(number, next(self._turn))
-        if identity is not None:
-            token = hmac_token(identity, **claims)
-            request = {"command": "authenticate", "params": {"token": token}, "callId": "who"}
-            await actor.send({"service": "auth", "message": request})
-            await actor.until(lambda: actor.inbox)
-            assert actor.inbox[0]["message"]["data"]["identity"] == identity, actor.inbox
+        await actor.log_in(identity, **claims)
         return actor
 
     async def bearer(self, number: int, token: str) -> Any:
@@ -221,6 +231,8 @@ class TransportStage:
         if transport in ("json", "msgpack"):
             socket = await http.ws_connect(nodes[at].websocket_url, protocols=[f"snorky.{transport}"], headers=headers)
             return (_PackedActor if transport == "msgpack" else _SocketActor)(socket)
+        if transport in CENTRIFUGE:
+            return await centrifuge_actor(transport, http, f"http://127.0.0.1:{nodes[at].public_port}", headers)
         path = f"sockjs/0/{uuid.uuid4().hex}"
         urls = [f"http://127.0.0.1:{node.public_port}/{path}" for node in (*nodes[at:], *nodes[:at])]
         if transport == "sockjs-websocket":

@@ -9,11 +9,11 @@ __all__ = ["AllTasks", "Players", "PlayersWithColor", "TasksOfList"]
 
 
 def __getattr__(name: str) -> type[BroadcastDealer]:
-    """Make the dealer RowN: of the model `acquireSubscription-N:ann`."""
+    """Make the dealer RowN: of the model `acquireSubscription-N.ann`."""
     found = re.fullmatch(r"Row(\d+)", name)
     if found is None:
         raise AttributeError(name)
-    return type(name, (BroadcastDealer,), {"model": f"acquireSubscription-{found[1]}:ann"})
+    return type(name, (BroadcastDealer,), {"model": f"acquireSubscription-{found[1]}.ann"})
 
 
 class AllTasks(BroadcastDealer):

@@ -13,14 +13,18 @@ from snorky.gateway.runtime.gateway import Gateway
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request
 from tests.support.clients.any_protocol import DEADLINE_S, AnyClient
+from tests.support.clients.pusher import KEY
+from tests.support.clients.pusher import SECRET as APP_SECRET
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.tokens import SECRET
 
-__all__ = ["CHANNEL", "Hesitating", "Nodes", "subscriptions_of", "token_of", "until_heard"]
+__all__ = ["CHANNEL", "NEWS", "Hesitating", "Nodes", "subscriptions_of", "token_of", "until_heard"]
 
 RULES = [
     {"match": "kept:*", "history": 1000, "allow_subscribe": "anyone", "allow_publish": "anyone"},
+    {"match": "kept.*", "history": 1000, "allow_subscribe": "anyone", "allow_publish": "anyone"},
     {"match": "own:{identity}", "history": 10, "allow_subscribe": "owner", "allow_publish": "owner"},
+    {"match": "own.{identity}", "history": 10, "allow_subscribe": "owner", "allow_publish": "owner"},
     {"match": "readonly", "allow_subscribe": "anyone", "allow_publish": "nobody"},
     {"match": "full", "allow_subscribe": "anyone", "subscribers_max": 1},
     {"match": "closed", "allow_subscribe": "nobody", "allow_publish": "nobody"},
@@ -30,12 +34,15 @@ ENV = {
     "SNORKY_PUBLIC__PORT": "0",
     "SNORKY_PRIVATE__PORT": "0",
     "SNORKY_PUBLIC__DRAIN_GRACE_S": "1",
+    "SNORKY_PUBLIC__PUSHER_APPS__SHOP__KEY": KEY,
+    "SNORKY_PUBLIC__PUSHER_APPS__SHOP__SECRET": APP_SECRET,
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
     "SNORKY_SERVICES__AUTH__CLASS": "snorky.services.auth:AuthService",
     "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",
     "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(RULES),
 }
 CHANNEL: Final = "kept:news"
+NEWS: Final = "kept.news"  # likewise, with a name that Pusher's clients can have
 
 
 class Hesitating(PubSubService):

@@ -29,6 +29,7 @@ def pubsub() -> Iterator[Step]:
     yield ok("bob", "pubsub.join", channel="news")
     both = {"ann": [published(None)], "bob": [published(None)]}
     yield ok("bob", "pubsub.publish", None, both, channel="news", message=None)
+    yield ok("bob", "pubsub.relay", None, {"ann": [published(4)]}, channel="news", message=4)
     yield no("eve", "pubsub.unsubscribe", "Not subscribed", channel="news")
     yield no("eve", "pubsub.leave", "Not subscribed", channel="news")
     yield ok("ann", "pubsub.unsubscribe", channel="news")

@@ -49,7 +49,7 @@ def test_example_of_the_page_is_translated_as_the_page_says(tmp_path: Path) -> N
     (personal, chat) = rules_of(found)
     assert personal == {"match": "#*", "allow_subscribe": "token"}
     (theirs,) = [each for each in rules_of(expected) if each["match"] == "chat:*"]
-    assert chat == theirs | {"allow_history": "nobody", "allow_presence": "nobody"}
+    assert chat == theirs
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -16,6 +16,7 @@ from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.api_keys import KeyTable
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
+from snorky.gateway.config.pusher import PusherApp, PusherTable
 from snorky.gateway.config.settings import Auth, ClusterLimits, Limits, Private, Public, Settings, load
 from tests.support.scenarios.tokens import SECRET, Issuer
 
@@ -42,6 +43,8 @@ WORDS = {
     list[str]: "list of texts",
     str | list[str]: "text, or list",
     KeyTable: "table of keys",
+    PusherTable: "table of apps",
+    tuple[str, ...]: "list of texts",
     Words: "words",
 }
 
@@ -62,6 +65,7 @@ OTHER_VALUES = {
     "hmac_secret_previous": SECRET[::-1],
     "api_key": SECRET,
     "api_keys": json.dumps({"web": SECRET}),
+    "pusher_apps": json.dumps({"shop": {"key": "shop", "secret": SECRET}}),
     "public_key": PEM,
     "public_key_previous": Issuer().pem.decode(),
     "jwks_url": "https://issuer.example.org/keys",
@@ -108,7 +112,12 @@ def type_of(section: str, name: str) -> str:
     wire = member.metadata.get("wire")
     if wire is not None:
         return WORDS[wire]
-    base, *metas = get_args(hint) or (hint,)
+    return written_type(hint)
+
+
+def written_type(hint: Any) -> str:
+    """Return a type as the page writes it."""
+    base, *metas = (hint,) if hint in WORDS else get_args(hint) or (hint,)
     bounds = [
         f"{sign} {getattr(meta, word):.8g}"
         for meta in metas
@@ -155,6 +164,19 @@ def test_variable_sets_this_setting_and_no_other(row: Row) -> None:
 
 def _part(settings: Settings, section: str) -> Any:
     return settings if section == "Redis" else attrgetter(section)(settings)
+
+
+def test_parts_of_an_app_are_those_of_the_code() -> None:
+    section = re.split(r"^##", PAGE[PAGE.index("### Apps of Pusher's clients") + 3 :], flags=re.MULTILINE)[0]
+    documented = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", section, re.MULTILINE)
+    hints = get_type_hints(PusherApp, include_extras=True)
+    assert documented == [
+        (each.name, written_type(hints[each.name]), default_of(each)) for each in fields(PusherApp) if each.name != "id"
+    ]
+
+
+def default_of(part: "Field[Any]") -> str:
+    return "required" if part.default is MISSING else f"`{json.dumps(part.default)}`"
 
 
 def test_standard_services_are_those_of_the_page() -> None:

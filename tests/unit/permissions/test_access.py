@@ -63,6 +63,13 @@ def test_history_has_words_of_its_own() -> None:
     assert not allows(access, "history", "x:ann", subscribed)
 
 
+def test_client_that_subscribes_by_the_same_call_counts_as_a_subscriber() -> None:
+    rule = ChannelRule("x", allow_subscribe="anyone", allow_history="subscriber", allow_presence="authenticated")
+    access = access_of(rule)
+    assert access.allows("history", rule, "x", client(), is_subscribing=True)
+    assert not access.allows("presence", rule, "x", client(), is_subscribing=True)
+
+
 def test_sentences_say_all_of_it() -> None:
     access = access_of(ChannelRule("user:{identity}", allow_publish="nobody"), ChannelRule("a*"))
     assert list(access.sentences()) == [

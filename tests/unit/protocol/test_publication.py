@@ -1,5 +1,7 @@
 """Publications on the Redis wire: encoding and decoding; invalid bytes raise nothing else."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from snorky.gateway.protocol.publication import (
     write_change,
     write_version,
 )
+from snorky.gateway.testing.history import write_sequenced
 
 identities = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
@@ -142,6 +145,38 @@ def test_selector_selects_by_identity_and_connection(selector: Selector, chosen:
     assert {name for name, each in everybody.items() if selector.selects(each)} == chosen
 
 
+# -- sequenced and addressed ------------------------------------------------------------------------------------------
+
+
+@given(identities, identities, identities, st.booleans(), st.binary(max_size=20))
+def test_publication_with_a_position_has_its_selector(
+    only: str | None, not_: str | None, id_: str | None, is_whole: bool, payload: bytes
+) -> None:
+    publication = Publication(payload, Position("e1", 42, "t7"), "t6")
+    selector = Selector(only, not_, id_, is_whole)
+    assert read_publication(write_sequenced(publication, selector)) == replace(publication, selector=selector)
+    assert read_publication(write_sequenced(publication)) == publication
+
+
+def test_selector_follows_fields_of_a_later_version_and_messagepack() -> None:
+    data = MARK + b'1 e:1:t t0 m 00-abc-01 more {"not":"n.1"}\n\x01'
+    assert read_publication(data) == Publication(b"1", Position("e", 1, "t"), "t0", Selector(not_connection="n.1"))
+
+
+@pytest.mark.parametrize(
+    "selector", [b"{", b'{"not":1}', b'{"not":null}', b'{"not":"n.1"} more', b"{\xff}", b'{"a" :}']
+)
+def test_selector_of_a_position_that_cannot_be_read_is_an_invalid_message(selector: bytes) -> None:
+    """Delivered to all, it would reach who must not get it."""
+    with pytest.raises(InvalidMessage):
+        read_publication(MARK + b"1 e:1:t t0 j " + selector + b"\n1")
+
+
+def test_selector_of_a_newer_node_with_a_position_selects_no_subscriber() -> None:
+    with pytest.raises(UnknownVersion):
+        read_publication(MARK + b'1 e:1:t t0 j {"not":"n.1","only_team":"red"}\n1')
+
+
 # -- changes of a roster ----------------------------------------------------------------------------------------------
 
 
@@ -153,8 +188,8 @@ def test_change_is_decoded_as_it_was_encoded_around_the_notice(
     change = Change("+" if has_joined else "-", is_identity, identity, "n.1", "a b\nc", 2**53, 2**52, data)
     selector = Selector(not_identity=identity)
     notice = write_addressed(payload, selector)
-    data = write_version(write_change(notice, change), change.version, change.previous)
-    assert read_publication(data) == Publication(payload, selector=selector, change=change)
+    written = write_version(write_change(notice, change), change.version, change.previous)
+    assert read_publication(written) == Publication(payload, selector=selector, change=change)
 
 
 @pytest.mark.parametrize("inner", [b"1 e:1:t t j\n1", b'3 7 6 j ["+",true,"a","n.1",""]\n1', b"3 " * 5_000, b"x"])

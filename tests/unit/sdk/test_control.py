@@ -50,6 +50,23 @@ async def test_an_identity_is_disconnected_on_every_node() -> None:
         assert [closes(client) for client in others] == [[], []]
 
 
+async def test_channels_are_counted_on_all_nodes_by_pattern_and_by_name() -> None:
+    async with town(3, services) as nodes:
+        await subscribed(nodes, 0, None, "news", "sport", "a*")
+        await subscribed(nodes, 2, None, "news", "ab")
+        await subscribed(nodes, 1, None, *(f"many{number:03}" for number in range(250)))
+        look = nodes.nodes[1].control.look
+        counts = [{"channel": "a*", "subscribers": 1}, {"channel": "news", "subscribers": 2}]
+        found = await look("channels", service="pubsub", names=["news", "none", "a*"], limit=3)
+        assert (found.entries, found.missing, found.last) == (counts, [], None)
+        found = await look("channels", service="chat", names=["news"], limit=1)
+        assert found.entries == []
+        found = await look("channels", service="pubsub", pattern="*", limit=2)
+        assert [each["channel"] for each in found.entries] == ["a*", "ab"] and found.last == "ab"
+        found = await look("channels", service="pubsub", pattern="many*", limit=module.CHANNELS_MAX)
+        assert len(found.entries) == 250 and found.last is None
+
+
 async def test_code_to_reconnect_is_passed_on_and_no_other_one() -> None:
     async with town(1, services) as nodes:
         for code, expected in ((4000, 4000), (1000, 4500), (0, 4500)):

@@ -12,8 +12,9 @@ from snorky.gateway import ChannelRule, CloseCode, Verbatim
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.http.protocols.centrifuge.codes import disconnect_of, error_of, unsubscribe_of
 from snorky.gateway.http.protocols.centrifuge.commands import Unavailable, command_of, envelope_of, positions_of
-from snorky.gateway.http.protocols.centrifuge.forms import FORMS, json_of, payload_of
+from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, json_of, payload_of
 from snorky.gateway.http.protocols.centrifuge.protobuf import FIELDS_MAX, delimited, read_commands
+from snorky.gateway.http.protocols.centrifuge.rendering import pub, push
 from snorky.gateway.protocol.codec import Envelope
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import settle
@@ -183,6 +184,15 @@ def test_clients_come_back_after_the_codes_after_which_snorkys_own_do() -> None:
     assert disconnect_of(CloseCode.BAD_TOKEN, "Token expired") == 3005
     codes = {"expired": 2501, "gap": 2500, "revoked": 2000, "not_authorized": 2000, "unsubscribed": 2000}
     assert {each: unsubscribe_of({"code": each, "reason": ""})["code"] for each in codes} == codes
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: form.name)
+@pytest.mark.parametrize("offset", [None, 0, 1, 127, 128, 2**53])
+def test_publications_are_encoded_as_other_pushes_are(form: Form, offset: int | None) -> None:
+    for channel in ("", "a", 'quoted "\\€', "x" * 255):
+        for payload in (b"1", b'"\xe2\x82\xac"', b'{"a": [1, 2]}', b'"%b"' % (b"x" * 70_000)):
+            expected = form.encode(push(channel, "pub", pub(payload, offset)))
+            assert form.publication(channel, payload, offset) == expected
 
 
 def test_line_breaks_in_payloads_do_not_end_a_message() -> None:

@@ -1,11 +1,16 @@
 """Site: what aiohttp serves and logs, and the sockets below."""
 
+import asyncio
 import socket
+from itertools import count
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.serving.listen import listen, url_of
+from snorky.gateway.http.serving.site import Site
 from tests.support.clients.raw_ws import handshake_head
 from tests.support.scenarios.site import on_both_loops, running_site
 
@@ -98,3 +103,32 @@ async def test_a_page_may_read_why_it_was_refused() -> None:
             await client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
             response = await client.response()
             assert (response.status, response.headers["access-control-allow-origin"]) == (status, "*")
+
+
+@on_both_loops
+async def test_requests_that_are_on_their_way_when_a_site_stops_are_answered() -> None:
+    """A balancer keeps connections, and learns only from an answer or a reset that one is closed."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text="done")
+
+    app = web.Application()
+    app.add_routes([web.post("/", answer)])
+    site = Site(app, header_timeout_s=5)
+    await site.start(listen("127.0.0.1", 0))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        statuses: list[int] = []
+        stopping: asyncio.Task[None] | None = None
+        for number in count():
+            try:
+                async with session.post(site.urls[0], data="event") as response:
+                    statuses.append(response.status)
+                    is_kept = response.headers.get("Connection") != "close"
+            except aiohttp.ClientConnectorError:  # no connection: a balancer sends the request to another node
+                break
+            assert is_kept == (stopping is None), "after the stop began, an answer is the last of its connection"
+            if number == 10:
+                stopping = asyncio.create_task(site.stop())
+        assert stopping is not None
+        await stopping
+    assert len(statuses) > 11 and set(statuses) == {200}

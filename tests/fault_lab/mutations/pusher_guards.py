@@ -1,0 +1,66 @@
+"""Guards of what Pusher's clients share with others: grants, rosters, quotas, rules."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["PUSHER_GUARDS_MUTATIONS"]
+
+_TESTS = "tests/cluster/test_pusher_guards.py"
+
+PUSHER_GUARDS_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="grants that have not started",
+        file="gateway/sdk/service.py",
+        old="            granted = None if entered is None else entered.operations\n",
+        new="            granted = None\n",
+        argv=test(_TESTS, "signing_in"),
+    ),
+    Mutation(
+        guard="size of a list of members",
+        file="services/pubsub/replies.py",
+        old="    if len(data) > MEMBERS_MAX or len(msgspec.json.encode(data)) > max_bytes:\n",
+        new="    if len(data) > MEMBERS_MAX:\n",
+        argv=test(_TESTS, "list_of_members"),
+    ),
+    Mutation(
+        guard="version of a list of members in a reply",
+        file="services/pubsub/presence.py",
+        old="        if not terms.lists_members:  # else the reply has a later list\n",
+        new="        if True:\n",
+        argv=test(_TESTS, "list_contains_is_not_added"),
+    ),
+    Mutation(
+        guard="quota of histories that a client may begin",
+        file="gateway/sdk/topics.py",
+        old="            charge = self._cluster.quotas.charge(connection, STATE_BYTES + len(key))\n",
+        new="            pass\n",
+        argv=test(_TESTS, "histories_that_a_client"),
+    ),
+    Mutation(
+        guard="private channels of a program's own service",
+        file="gateway/http/protocols/pusher/websocket.py",
+        old="            _demand_closed(self._websockets.registry, app)\n",
+        new="            pass\n",
+        argv=test(_TESTS, "service_of_a_program"),
+    ),
+    Mutation(
+        guard="wide rules behind those of Pusher",
+        file="gateway/config/pusher.py",
+        old="    at = next((number for number, rule in enumerate(written) if _is_wider(rule)), len(written))\n",
+        new="    at = len(written)\n",
+        argv=test(_TESTS, "open_no_private_channel"),
+    ),
+    Mutation(
+        guard="own rules for Pusher's channels",
+        file="gateway/config/pusher.py",
+        old="    own = list(map(_completed, written))\n",
+        new="    own = list(written)\n",
+        argv=test(_TESTS, "open_no_private_channel"),
+    ),
+    Mutation(
+        guard="apps of a running node at a reload",
+        file="gateway/runtime/reload.py",
+        old='load_service("services", name, with_rules(name, table, apps), others)',
+        new='load_service("services", name, table, others)',
+        argv=test(_TESTS, "reload_without"),
+    ),
+)
