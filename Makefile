@@ -88,4 +88,4 @@ clean:  ## remove the tools' files
 
 distclean: clean  ## and .venv and node_modules
 	@rm -rf $(VENV) clients/js/node_modules clients/js/types tests/sockjs/node_modules \
-		tests/centrifuge_js/node_modules tests/js_package/node_modules
+		tests/centrifuge_js/node_modules tests/pusher_js/node_modules tests/js_package/node_modules

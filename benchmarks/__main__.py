@@ -5,12 +5,20 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.report.goals import goals
-from benchmarks.report.table import before_rows, connection_rows, fanout_rows, inbound_rows, sustained_rows
+from benchmarks.report.goals import goals, protocol_goals
+from benchmarks.report.table import (
+    before_rows,
+    connection_rows,
+    fanout_rows,
+    inbound_rows,
+    protocol_rows,
+    sustained_rows,
+)
 from benchmarks.scenarios.connections import Connections, connect
 from benchmarks.scenarios.fanout import Cell, measure
 from benchmarks.scenarios.inbound import Inbound, flood
 from benchmarks.scenarios.sustained import Sustained, sustain
+from benchmarks.servers.protocols import protocols
 from benchmarks.servers.redis_server import NoRedis, RedisServer
 from benchmarks.servers.variants import GATEWAY, gateway, gateway_module, naive, variants
 from benchmarks.support.child import ChildFailed, raise_file_limit
@@ -19,7 +27,7 @@ from benchmarks.support.message import subscribe
 
 __all__: list[str] = []
 
-SECTIONS = ("fanout", "redis", "connections", "inbound")
+SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound")
 
 
 def _note(text: str) -> None:
@@ -40,6 +48,7 @@ def main() -> int:
     files = raise_file_limit()
     lines, faults = describe(), list[str]()
     cells: list[Cell] = []
+    by_protocol: list[Cell] = []
     sustained: list[Sustained] = []
     idle: list[Connections] = []
     inbound: list[Inbound] = []
@@ -55,6 +64,11 @@ def main() -> int:
                 repetitions, deliveries = (3, 5_000) if options.quick else (7 if connections > 1_000 else 15, 20_000)
                 compared = variants(has_redis=redis is not None, before=options.before)
                 cells += measure(compared, connections, repetitions=repetitions, deliveries=deliveries)
+        if "protocols" in sections:
+            for connections in (100, 1_000):
+                _note(f"fan-out to {connections:,} clients, by their protocol")
+                repetitions, deliveries = (3, 5_000) if options.quick else (15, 20_000)
+                by_protocol += measure(protocols(), connections, repetitions=repetitions, deliveries=deliveries)
         try:
             if "redis" in sections and redis is not None:
                 for per_s in (100, 500):
@@ -74,15 +88,16 @@ def main() -> int:
     for rows in (
         fanout_rows(cells) if cells else [],
         before_rows(cells),
+        protocol_rows(by_protocol) if by_protocol else [],
         sustained_rows(sustained) if sustained else [],
         connection_rows(idle) if idle else [],
         inbound_rows(inbound) if inbound else [],
-        [str(goal) for goal in goals(cells, sustained, idle)],
+        [str(goal) for goal in (*goals(cells, sustained, idle), *protocol_goals(by_protocol))],
         faults,
     ):
         lines += ["", *rows] if rows else []
     print("\n".join(lines))
-    return 1 if any("FAILED" in fault for fault in faults) or any(cell.fault for cell in cells) else 0
+    return 1 if any("FAILED" in fault for fault in faults) or any(cell.fault for cell in (*cells, *by_protocol)) else 0
 
 
 def _connections(number: int) -> list[Connections]:

@@ -22,11 +22,12 @@ _HEAD = re.compile(rb'"t":(\d+)')
 class Connection:
     """One client: its socket, the bytes of an unfinished frame, whether it is sampled."""
 
-    __slots__ = ("is_ready", "is_sampled", "is_shaken", "last_ns", "sock", "unread")
+    __slots__ = ("is_ready", "is_sampled", "is_shaken", "last_ns", "replies", "sock", "unread")
 
     def __init__(self, sock: socket.socket, *, is_shaken: bool, is_sampled: bool) -> None:
         self.sock, self.is_shaken, self.is_sampled = sock, is_shaken, is_sampled
         self.is_ready = False
+        self.replies = 0
         self.unread = b""
         self.last_ns = 0
 
@@ -67,10 +68,12 @@ class Receiver:
                 )
                 while not connection.is_shaken:
                     self._read(connection)
-                if self.options.send is None:
-                    self._become_ready(connection)
-                else:
+                if self.options.send_hex is not None:
+                    sock.sendall(masked(2, bytes.fromhex(self.options.send_hex)))
+                elif self.options.send is not None:
                     sock.sendall(masked(1, self.options.send.replace("%d", str(number)).encode()))
+                else:
+                    self._become_ready(connection)
             sock.setblocking(False)
             self.selector.register(sock, selectors.EVENT_READ, connection)
             self.turn(0)
@@ -127,8 +130,12 @@ class Receiver:
             at = start + size
             if opcode == 9:
                 connection.sock.sendall(masked(10, data[start:at]))
+            elif opcode <= 2 and size <= 2:
+                pass  # a ping of Centrifuge's protocol
             elif opcode <= 2 and not connection.is_ready:
-                self._become_ready(connection)
+                connection.replies += 1
+                if connection.replies == self.options.replies:
+                    self._become_ready(connection)
             elif opcode <= 2:
                 self.messages += 1
                 if connection.is_sampled and (found := _HEAD.search(data, start, at)):
@@ -166,6 +173,8 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=int)
     parser.add_argument("--path")
     parser.add_argument("--send")
+    parser.add_argument("--send-hex")
+    parser.add_argument("--replies", type=int, default=1)
     parser.add_argument("--raw", action="store_true")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

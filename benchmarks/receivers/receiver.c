@@ -1,15 +1,17 @@
 /* Thousands of clients in one thread, cheap enough not to distort the measurement.
  *
- *   receiver --port P --connections N [--raw] [--path /ws] [--send JSON] [--sample K] [--sources S] [--window W]
- *            [--protocol NAME] [--nap-us U]
+ *   receiver --port P --connections N [--raw] [--path /ws] [--send TEXT | --send-hex BYTES] [--replies R] [--sample K]
+ *            [--sources S] [--window W] [--protocol NAME] [--nap-us U]
  *
  * Opens N connections, WebSocket handshake included (--raw: none), and sends --send on each as one masked text
- * frame; "%d" in it becomes the connection's number. Then it drains with big recv()s. Frames are walked by their
+ * frame; "%d" in it becomes the connection's number. --send-hex: a binary frame. The first R data frames (1) are what
+ * the server replies until the client is subscribed. Then it drains with big recv()s. Frames are walked by their
  * headers, not parsed; of every K-th connection the payload is searched for "t":NANOSECONDS (CLOCK_MONOTONIC),
- * whose age at receipt is the latency, and which must not decrease. Pings are answered. --nap-us: once all are open,
- * it polls every U microseconds instead of waiting to be woken: waking costs the sender's CPU.
+ * whose age at receipt is the latency, and which must not decrease. Pings are answered; data frames of at most 2 bytes,
+ * which are Centrifuge's pings, are skipped. --nap-us: once all are open, it polls every U microseconds instead of
+ * waiting to be woken: waking costs the sender's CPU.
  *
- * stdout: {"event": "ready", ...} when every connection is open and, with --send, has got its reply; then one line
+ * stdout: {"event": "ready", ...} when every connection is open and, with --send, has got its replies; then one line
  * for each command of stdin:
  *   mark                       count from zero again
  *   wait MESSAGES TIMEOUT_MS   answers with the counts when that many messages have come, or at the timeout
@@ -41,6 +43,8 @@ struct connection {
     enum state state;
     unsigned char head_bytes;  /* of an unfinished header, kept in head */
     unsigned char opcode;      /* of the frame whose payload is being skipped */
+    bool is_short;             /* that frame has at most 2 bytes */
+    int replies;               /* data frames before it is open */
     unsigned char head[14];
     uint64_t skip;             /* payload bytes still to come */
     uint64_t last_ns;          /* the latest "t" of a sampled connection */
@@ -51,6 +55,9 @@ static int n_connections = 1, port, epoll_fd, window = 128, n_sources = 1, sampl
 static int n_started, n_ready, n_pending, nap_us;
 static bool raw;
 static const char *path = "/ws", *first_message, *protocol;
+static unsigned char first_binary[1024];
+static size_t n_first_binary;
+static int n_replies = 1;
 static uint64_t n_messages, n_bytes, n_closed, n_out_of_order, n_recvs;
 static uint64_t flood_left;
 static unsigned char flood_frame[4096];
@@ -133,8 +140,13 @@ static void connected(struct connection *c) {
 }
 
 static void shaken(struct connection *c) {
-    if (!first_message) { become_open(c); return; }
     unsigned char frame[4096];
+    if (n_first_binary) {
+        c->state = REPLYING;
+        send_all(c, frame, masked_frame(frame, 2, first_binary, n_first_binary));
+        return;
+    }
+    if (!first_message) { become_open(c); return; }
     char message[2048];
     const char *hole = strstr(first_message, "%d");
     int length = hole ? snprintf(message, sizeof message, "%.*s%d%s", (int)(hole - first_message), first_message,
@@ -160,8 +172,11 @@ static void take_sample(struct connection *c, const unsigned char *payload, uint
 
 static void count_message(struct connection *c) {
     if (c->opcode == 8) { close_connection(c); return; }
-    if (c->opcode > 2) return;
-    if (c->state == REPLYING) { become_open(c); return; }
+    if (c->opcode > 2 || c->is_short) return;
+    if (c->state == REPLYING) {
+        if (++c->replies == n_replies) become_open(c);
+        return;
+    }
     n_messages++;
     if (flood_left) { flood_left--; send_all(c, flood_frame, flood_bytes); }
 }
@@ -201,6 +216,7 @@ static void walk_frames(struct connection *c, const unsigned char *at, size_t le
         if (payload == 126) payload = (uint64_t)head[2] << 8 | head[3];
         else if (payload == 127) { payload = 0; for (int i = 2; i < 10; i++) payload = payload << 8 | head[i]; }
         c->opcode = head[0] & 0x0f;
+        c->is_short = payload <= 2;
         bool is_whole = payload <= (uint64_t)(end - at);
         if (c->opcode == 9 && is_whole) {
             unsigned char pong[160];
@@ -305,6 +321,16 @@ static void obey(char *line) {
     else { fprintf(stderr, "unknown command: %s\n", line); exit(2); }
 }
 
+static void parse_hex(const char *hex) {
+    for (; *hex; hex += 2) {
+        if (!hex[1] || n_first_binary == sizeof first_binary
+            || sscanf(hex, "%2hhx", &first_binary[n_first_binary++]) != 1) {
+            fprintf(stderr, "--send-hex needs pairs of hexadecimal digits\n");
+            exit(2);
+        }
+    }
+}
+
 static void parse_arguments(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i];
@@ -314,6 +340,8 @@ static void parse_arguments(int argc, char **argv) {
         else if (!strcmp(name, "--connections")) n_connections = atoi(argv[i]);
         else if (!strcmp(name, "--path")) path = argv[i];
         else if (!strcmp(name, "--send")) first_message = argv[i];
+        else if (!strcmp(name, "--send-hex")) parse_hex(argv[i]);
+        else if (!strcmp(name, "--replies")) n_replies = atoi(argv[i]);
         else if (!strcmp(name, "--sample")) sample_every = atoi(argv[i]);
         else if (!strcmp(name, "--sources")) n_sources = atoi(argv[i]);
         else if (!strcmp(name, "--nap-us")) nap_us = atoi(argv[i]);

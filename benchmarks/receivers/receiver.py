@@ -13,9 +13,9 @@ __all__ = ["Receiver"]
 class Receiver(Child):
     """Many client connections in one process. Once made, all are open and have the reply to `send`.
 
-    send: text that every connection sends first and that is answered. sample: the latencies of one connection out of
-    this many are recorded. nap_us: poll at this interval, instead of being woken by every send(). Uses as many source
-    addresses as the ports need, 28,000 each.
+    path: of the URL. send: text, or bytes of a binary frame, that every connection sends first. replies: data frames
+    until it is subscribed. sample: the latencies of one connection out of this many are recorded. nap_us: poll at this
+    interval, instead of being woken by every send(). Uses as many source addresses as the ports need, 28,000 each.
     Raises ChildFailed: connecting failed or took more than timeout_s.
     """
 
@@ -26,21 +26,23 @@ class Receiver(Child):
         *,
         cpu: int | None = None,
         is_raw: bool = False,
-        send: str | None = None,
+        path: str = PATH,
+        send: str | bytes | None = None,
+        replies: int = 1,
         sample: int = 0,
         nap_us: int = 0,
         timeout_s: float = 120.0,
     ) -> None:
         program = compiled("receivers/receiver")
         argv = [str(program)] if program else [sys.executable, "-m", "benchmarks.receivers.python_receiver"]
-        argv += ["--port", str(port), "--connections", str(connections), "--path", PATH, "--sample", str(sample)]
-        argv += ["--sources", str(1 + connections // 20_000)]
+        argv += ["--port", str(port), "--connections", str(connections), "--path", path, "--sample", str(sample)]
+        argv += ["--replies", str(replies), "--sources", str(1 + connections // 20_000)]
         if program is not None:
             argv += ["--nap-us", str(nap_us)]
         if is_raw:
             argv.append("--raw")
         if send is not None:
-            argv += ["--send", send]
+            argv += ["--send", send] if isinstance(send, str) else ["--send-hex", send.hex()]
         super().__init__(argv, cpu=cpu)
         try:
             self.connect_s = self.answer(timeout_s)["elapsed_s"]

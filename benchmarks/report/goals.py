@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import Cell
 from benchmarks.scenarios.sustained import Sustained
+from benchmarks.servers.protocols import MIXED, SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE
 
-__all__ = ["Goal", "goals"]
+__all__ = ["Goal", "goals", "protocol_goals"]
 
 CLIENTS = 1_000  # number of clients for the goals of fan-out
 
@@ -62,3 +63,18 @@ def goals(cells: Sequence[Cell], sustained: Sequence[Sustained], idle: Sequence[
         if GATEWAY in each.name and not each.has_own_channel
     ]
     return result
+
+
+def protocol_goals(cells: Sequence[Cell]) -> list[Goal]:
+    """Compare the cost of foreign protocols with that of Snorky's own: the worst ratio of each kind of clients."""
+    by_key = {(cell.variant, cell.connections, cell.burst): cell for cell in cells if not cell.fault}
+    worst: dict[str, float] = {}
+    for (variant, connections, burst), cell in by_key.items():
+        own = by_key.get((SNORKY_ALONE, connections, burst))
+        if own is not None and cell is not own:
+            worst[variant] = max(worst.get(variant, 0.0), own.ratio_to(cell))
+    return [
+        Goal(f"CPU of a delivery / Snorky's, {variant}", worst.get(variant), at_most=1.2 if variant == MIXED else 1.1)
+        for variant in dict.fromkeys(cell.variant for cell in cells)
+        if variant != SNORKY_ALONE
+    ]

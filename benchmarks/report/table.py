@@ -6,9 +6,10 @@ from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import BURSTS, Cell
 from benchmarks.scenarios.inbound import Inbound
 from benchmarks.scenarios.sustained import Sustained
+from benchmarks.servers.protocols import SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
 
-__all__ = ["before_rows", "connection_rows", "fanout_rows", "inbound_rows", "sustained_rows"]
+__all__ = ["before_rows", "connection_rows", "fanout_rows", "inbound_rows", "protocol_rows", "sustained_rows"]
 
 
 def fanout_rows(cells: Sequence[Cell]) -> list[str]:
@@ -48,6 +49,24 @@ def before_rows(cells: Sequence[Cell]) -> list[str]:
         ratios = [f"{ours.ratio_to(theirs):.2f}" if ours and theirs else "" for ours, theirs in pairs]
         table.append([f"{connections:,} clients", *ratios])
     return _aligned(table) if len(table) > 1 else []
+
+
+def protocol_rows(cells: Sequence[Cell]) -> list[str]:
+    """One line per kind of clients and number of them: the cost of a delivery, and the ratio to Snorky's own."""
+    by_key = {(cell.variant, cell.connections, cell.burst): cell for cell in cells}
+    table = [["server CPU per delivery, a channel of", "clients"]]
+    for burst in BURSTS:
+        table[0] += ["one: us min" if burst == 1 else f"x{burst}: us min", "median", "/ Snorky"]
+    for variant, connections in dict.fromkeys((cell.variant, cell.connections) for cell in cells):
+        row = [variant, f"{connections:,}"]
+        for burst in BURSTS:
+            cell, own = by_key[variant, connections, burst], by_key[SNORKY_ALONE, connections, burst]
+            if cell.fault:
+                row += ["failed", cell.fault.splitlines()[0][:40], ""]
+                continue
+            row += [f"{cell.min_us:.2f}", f"{cell.median_us:.2f}", "-" if own.fault else f"{own.ratio_to(cell):.2f}"]
+        table.append(row)
+    return _aligned(table)
 
 
 def sustained_rows(runs: Iterable[Sustained]) -> list[str]:

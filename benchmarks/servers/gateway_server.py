@@ -16,6 +16,7 @@ import uvloop
 
 from benchmarks.servers.commands import answer, obey, run_passes
 from benchmarks.support.message import CHANNEL, PREFIX, compact, payload
+from snorky.gateway.config.pusher import RULES, PusherApp
 from snorky.gateway.config.settings import Limits, Private, Public, Settings
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.logs import configure_logs
@@ -74,11 +75,15 @@ async def serve(ping_interval_s: float, redis_url: str) -> None:
     settings = Settings(
         redis_url=redis_url,
         prefix=PREFIX,
-        public=Public(port=0, ping_interval_s=ping_interval_s),
+        public=Public(
+            port=0,
+            ping_interval_s=ping_interval_s,
+            pusher_apps={"bench": PusherApp(id="bench", key="bench", secret="a secret of no one")},
+        ),
         private=Private(port=0),
         limits=Limits(connections_per_ip=0, messages_per_s=1e9, messages_burst=1_000_000_000),
     )
-    registry = ServiceRegistry([PubSubService(), Echo("echo")])
+    registry = ServiceRegistry([PubSubService(channels=[dict(each) for each in RULES]), Echo("echo")])
     async with Gateway(settings, public=registry, broker=None if redis_url else NoBroker()) as gateway:
         await gateway.until_ready(10)
         answer(port=urlsplit(gateway.public_urls[0]).port or 0)

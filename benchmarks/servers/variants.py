@@ -1,16 +1,17 @@
 """The variants: how each is started, and how it is made to deliver."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.receivers.kinds import PLAIN, SNORKY, Kind
 from benchmarks.receivers.receiver import Receiver
 from benchmarks.servers.redis_server import RedisServer, request
 from benchmarks.support.child import Child
 from benchmarks.support.compiler import compiled
 from benchmarks.support.machine import receiver_cpu, server_cpu
-from benchmarks.support.message import compact, frame, payload, redis_channel, subscribe
+from benchmarks.support.message import compact, frame, payload, redis_channel
 
 __all__ = [
     "BASELINE",
@@ -34,7 +35,7 @@ THROUGH_REDIS = ", through Redis"
 # In production the clients run elsewhere: a server does not pay for waking them. Here it would, 1-2 us a send() in a
 # virtual machine, and a slow sender more often than a fast one; so the receiver never sleeps until woken, it polls.
 NAP_US = 1000
-QUIET_S = 3600.0  # no pings while deliveries are counted: no other variant sends pings
+QUIET_S = 3600.0  # four pings a second to a node's first clients, no more: no other variant sends pings
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +47,40 @@ class Variant:
 
 
 class Rig:
-    """A server and its receiver, ready to be measured."""
+    """A server and its receivers, ready to be measured. kinds: of its clients, in equal parts, each with a receiver."""
 
-    def __init__(self, server: Child, connections: int, *, is_raw: bool = False, send: str | None = None) -> None:
+    def __init__(
+        self, server: Child, connections: int, *, is_raw: bool = False, kinds: Sequence[Kind] = (PLAIN,)
+    ) -> None:
         self.server = server
         self.connections = connections
+        self._receivers: list[Receiver] = []
+        self._connections_each, rest = divmod(connections, len(kinds))
         try:
+            if rest:
+                raise ValueError(f"{connections} clients are not {len(kinds)} equal parts")
             port = int(server.answer()["port"])
-            self.receiver = Receiver(port, connections, cpu=receiver_cpu(), is_raw=is_raw, send=send, nap_us=NAP_US)
+            for kind in kinds:
+                self._receivers.append(
+                    Receiver(
+                        port,
+                        self._connections_each,
+                        cpu=receiver_cpu(),
+                        is_raw=is_raw,
+                        path=kind.path,
+                        send=kind.send,
+                        replies=kind.replies,
+                        nap_us=NAP_US,
+                    )
+                )
         except BaseException:
-            server.stop()
+            Rig.stop(self)
             raise
 
     def stop(self) -> None:
-        """End both processes."""
-        self.receiver.stop()
+        """End all processes."""
+        for receiver in self._receivers:
+            receiver.stop()
         self.server.stop()
 
     def cpu_s(self, passes: int, burst: int) -> float:
@@ -68,11 +88,17 @@ class Rig:
 
         Raises ChildFailed: not everything arrived.
         """
-        self.receiver.mark()
+        for receiver in self._receivers:
+            receiver.mark()
         before = self.server.cpu_s()
         self._deliver(passes, burst)
-        self.receiver.wait(passes * burst * self.connections)
+        self._receive(passes * burst)
         return self.server.cpu_s() - before
+
+    def _receive(self, messages: int) -> None:
+        """Wait until each client has that many messages since the mark. Raises ChildFailed."""
+        for receiver in self._receivers:
+            receiver.wait(messages * self._connections_each)
 
     def _deliver(self, passes: int, burst: int) -> None:
         # the pause lets the receiver drain, so that every pass finds the sockets empty, whatever the variant
@@ -84,7 +110,7 @@ class _RedisRig(Rig):
     """A gateway with a Redis of its own: publications reach no other variant."""
 
     def __init__(self, redis: RedisServer, server: Child, connections: int) -> None:
-        super().__init__(server, connections, send=subscribe())
+        super().__init__(server, connections, kinds=(SNORKY,))
         self._redis = redis
         self._publisher = redis.connect()
 
@@ -95,7 +121,7 @@ class _RedisRig(Rig):
             replies = b""
             while replies.count(b"\n") < burst:
                 replies += self._publisher.recv(65536)
-            self.receiver.wait(done * burst * self.connections)
+            self._receive(done * burst)
 
     def stop(self) -> None:
         self._publisher.close()
@@ -138,7 +164,7 @@ def variants(*, has_redis: bool, before: Path | None = None) -> list[Variant]:
 
     def from_within(folder: Path | None) -> Callable[[int], Rig]:
         def start(connections: int) -> Rig:
-            return Rig(gateway(ping_interval_s=QUIET_S, folder=folder), connections, send=subscribe())
+            return Rig(gateway(ping_interval_s=QUIET_S, folder=folder), connections, kinds=(SNORKY,))
 
         return start
 

@@ -2,7 +2,20 @@
 
 import json
 
-__all__ = ["CHANNEL", "PATH", "PREFIX", "compact", "envelope", "frame", "payload", "redis_channel", "subscribe"]
+__all__ = [
+    "CHANNEL",
+    "PATH",
+    "PREFIX",
+    "centrifuge",
+    "centrifuge_protobuf",
+    "compact",
+    "envelope",
+    "frame",
+    "payload",
+    "pusher",
+    "redis_channel",
+    "subscribe",
+]
 
 CHANNEL = "bench"
 PATH = "/ws"
@@ -37,6 +50,24 @@ def subscribe(channel: str = CHANNEL) -> str:
     """A client's subscribe request; "%d" in the channel becomes the connection's number."""
     command = {"command": "subscribe", "params": {"channel": channel}, "callId": 1}
     return compact({"service": "pubsub", "message": command}).decode()
+
+
+def centrifuge() -> str:
+    """A Centrifuge client's first frame in JSON; two replies."""
+    commands = {"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}}
+    return b"\n".join(map(compact, commands)).decode()
+
+
+def centrifuge_protobuf() -> bytes:
+    """The same in Protocol Buffers: each command with its length in front, fields as number << 3 | type."""
+    request = bytes((1 << 3 | 2, len(CHANNEL))) + CHANNEL.encode()
+    commands = bytes((1 << 3, 1, 4 << 3 | 2, 0)), bytes((1 << 3, 2, 5 << 3 | 2, len(request))) + request
+    return b"".join(bytes((len(each),)) + each for each in commands)
+
+
+def pusher() -> str:
+    """A Pusher client's subscribe event. The server sends a first event itself, and one in reply."""
+    return compact({"event": "pusher:subscribe", "data": {"channel": CHANNEL}}).decode()
 
 
 def redis_channel() -> str:

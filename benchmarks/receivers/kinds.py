@@ -1,0 +1,27 @@
+"""The kinds of clients: how the clients of a protocol connect and subscribe to the channel."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.support.message import PATH, centrifuge, centrifuge_protobuf, pusher, subscribe
+
+__all__ = ["CENTRIFUGE", "CENTRIFUGE_PROTOBUF", "PLAIN", "PUSHER", "SNORKY", "Kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The arguments of a Receiver that are about the protocol. send: None = the clients send nothing."""
+
+    name: str
+    path: str = PATH
+    send: str | bytes | None = None
+    replies: int = 1
+
+
+PLAIN: Final = Kind("WebSocket")
+SNORKY: Final = Kind("Snorky", send=subscribe())
+CENTRIFUGE: Final = Kind("Centrifuge, JSON", "/connection/websocket", centrifuge(), 2)
+CENTRIFUGE_PROTOBUF: Final = Kind(
+    "Centrifuge, Protobuf", "/connection/websocket?format=protobuf", centrifuge_protobuf(), 2
+)
+PUSHER: Final = Kind("Pusher", "/app/bench?protocol=7", pusher(), 2)
