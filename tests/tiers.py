@@ -65,6 +65,7 @@ LONGEST: Final = (
     "tests/cluster/test_shared_redis.py",
     "tests/contract/test_control.py",
     "tests/e2e/test_sse.py",
+    "tests/e2e/test_pusher_js.py",
     "tests/e2e/test_centrifuge_python.py",
     "tests/cluster/test_protocols.py",
     "tests/e2e/test_prometheus.py",

@@ -235,8 +235,9 @@ class Service(ABC):
             return
         for name in [key.removeprefix(prefix) for key in connection.channels if key.startswith(prefix)]:
             rule = access.rules.find(name)
-            entered = self.cluster.auth.grants.entered(connection, prefix + name)
-            granted = None if entered is None else entered.operations
+            entered, granted = self.cluster.auth.grants.entered(connection, prefix + name), None
+            if entered is not None:  # it may replace the present one, or fail
+                granted = entered.operations | (connection.grants or {}).get(prefix + name, frozenset())
             if not access.allows(rule.operations[0], rule, name, connection, granted):
                 self.end_subscription(connection, channel_of(name), "not_authorized", "No longer permitted")
 

@@ -267,3 +267,31 @@ async def test_no_id_of_a_session_is_written_down(running: Running, tmp_path: Pa
         assert [head for head in heads if "s3cret~ID-1" in head], "the node needs it"
         assert balancer.process.log.count(f"{server}/_/xhr_send") == 3
         assert "s3cret" not in balancer.process.log
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_an_event_reaches_one_node_once_and_its_signature_is_not_written_down(
+    running: Running, tmp_path: Path
+) -> None:
+    paths = ("/apps/shop/events", "/users/ann/terminate_connections")
+    async with AsyncExitStack() as stack:
+        node, heads = await stack.enter_async_context(stub(lambda _path: "200 OK"))
+        busy, refused = await stack.enter_async_context(
+            stub(lambda path: "200 OK" if path == "/readyz" else "503 Service Unavailable")
+        )
+        nobody = Backend(free_port(), free_port())
+        balancer = await stack.enter_async_context(running(tmp_path, [node, busy, nobody]))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        statuses: list[int] = []
+        for path in paths * 6:
+            url = f"http://127.0.0.1:{balancer.port}{path}?auth_signature=s3cret"
+            async with session.post(url, data="{}") as response:
+                statuses.append(response.status)
+
+        async def are_logged() -> bool:
+            return sum(balancer.process.log.count(f"POST {path}") for path in paths) >= len(statuses)
+
+        await eventually(are_logged, within_s=10, what="all requests are logged")
+        reached = [len([head for head in each if head.startswith("POST")]) for each in (heads, refused)]
+        assert all(reached) and reached == [statuses.count(200), statuses.count(503)] and sum(reached) == len(statuses)
+        assert "s3cret" not in balancer.process.log

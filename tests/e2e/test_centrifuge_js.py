@@ -187,12 +187,16 @@ async def served(script: str, port: int) -> AsyncIterator[str]:
 
 
 @pytest.mark.needs("chromium")
-async def test_page_recovers_in_a_browser(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["websocket", "http_stream", "sse"])
+async def test_page_recovers_in_a_browser(tmp_path: Path, transport: str) -> None:
     port, seen = free_port(), list[str]()
     env = ENV | {"SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([f"http://127.0.0.1:{port}"])}
     async with running_fleet(tmp_path, nodes=3, env=env) as fleet:
         script = f"""
-            const centrifuge = new Centrifuge("{url_of(fleet)}", {{ minReconnectDelay: 50, maxReconnectDelay: 500 }});
+            const base = "{fleet.url.removeprefix("ws").removesuffix("/ws")}", transport = "{transport}";
+            const endpoint = (transport === "websocket" ? "ws" : "http") + base + "/connection/" + transport;
+            const centrifuge = new Centrifuge([{{ transport, endpoint }}], {{
+                emulationEndpoint: "http" + base + "/emulation", minReconnectDelay: 50, maxReconnectDelay: 500 }});
             const subscription = centrifuge.newSubscription("{CHANNEL}");
             subscription.on("publication", (context) => console.log(context.data));
             subscription.on("subscribed", () => console.log("subscribed"));

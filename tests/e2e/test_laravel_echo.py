@@ -29,7 +29,10 @@ async def test_echo_has_channels_rooms_whispers_and_notifications(tmp_path: Path
                 await echo.call("enter", user=user)
                 await echo.until("subscribed", 2, client=number)
                 await echo.until("here", 1, client=number)
-            assert [each["members"] for each in echo.of("here")] == [[{"name": "Ann"}], [{"name": "Ann"}, {"name": "Bob"}]]
+            assert [each["members"] for each in echo.of("here")] == [
+                [{"name": "Ann"}],
+                [{"name": "Ann"}, {"name": "Bob"}],
+            ]
             assert [each["member"] for each in await echo.until("joining")] == [{"name": "Bob"}]
             assert {each["Authorization"] for each in backend.headers} == {"Bearer token-of-a-session"}
 

@@ -53,7 +53,7 @@ async def until_subscribed(fleet: Fleet, count: int) -> None:
 
 @dataclass
 class Numbers:
-    """Numbers that were published, one after another. began: when. acknowledged: those that the API answered with 200."""
+    """Numbers that were published, one after another. began: when. acknowledged: those with an answer of the API."""
 
     began: list[float] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
@@ -86,7 +86,7 @@ def sessions_of(clients: JSProcess, channel: str) -> list[list[Session]]:
 
 
 def check(sessions: Sequence[Session], numbers: Sequence[int], began: Sequence[float]) -> int:
-    """Assert that a client has received every number once, in order, while it was subscribed; returns how many others."""
+    """Assert that a client received every number once, in order, while subscribed; returns how many it missed."""
     received = [number for session in sessions for number in session.numbers]
     assert all(first < second for first, second in pairwise(received)), "twice, or out of order"
     for session in sessions:
@@ -127,7 +127,7 @@ async def test_clients_miss_only_what_is_published_while_they_reconnect(tmp_path
         await numbers.publish(backend, gateway_of(fleet))  # the last one, which all receive
 
         async def have_all_the_last() -> bool:
-            return sum(each["data"] == COUNT for each in clients.of("event")) == 2 * CLIENTS
+            return len([each for each in clients.of("event") if each["data"] == COUNT]) == 2 * CLIENTS
 
         await eventually(have_all_the_last, within_s=DEADLINE_S, what="all clients have the last number")
         # a request whose answer was lost may have been carried out or not
@@ -144,14 +144,15 @@ async def test_clients_miss_only_what_is_published_while_they_reconnect(tmp_path
     again = clients.of("connected")[CLIENTS:]
     back_s = [each["at"] - ended_before(clients, each) for each in again]
     unanswered = COUNT + 1 - len(numbers.acknowledged)
-    print(f"{fault}: {len(again)} reconnected, {sum(missed)} missed by them, {unanswered} unanswered, {back_s=}")
+    told = f"back after {median(back_s):.3f} s, at most {max(back_s):.3f} s" if again else "none reconnected"
+    print(f"{fault}: {len(again)} connections more, {sum(missed)} numbers missed, {unanswered} unanswered; {told}")
     moved = {each["client"] for each in again}
     assert bool(again) == (fault != "pubsub"), "the fault had its effect"
     assert not [count for number, count in enumerate(missed) if count and number not in moved]
     codes: dict[str, set[int]] = {"kill": {1006}, "drain": {4200}, "pubsub": set()}
     assert {each["code"] for each in clients.of("error")} == codes[fault]
     assert {each["state"] for each in clients.of("state")} <= {"connecting", "connected"}
-    assert unanswered <= (2 if fault == "kill" else 0)
+    assert unanswered <= (4 if fault == "kill" else 0)  # nodes that drain answer all requests
     if fault == "drain":
         assert median(back_s) < 0.5, "they reconnected at once"
     if fault == "kill":
@@ -242,7 +243,9 @@ async def test_private_encrypted_and_cache_channels(tmp_path: Path) -> None:
         for channel in caches:
             await clients.call("subscribe", client=0, channel=channel)
         missing = await clients.until("event", 4)
-        assert {(each["channel"], each["event"]) for each in missing} == {(each, "pusher:cache_miss") for each in caches}
+        assert {(each["channel"], each["event"]) for each in missing} == {
+            (each, "pusher:cache_miss") for each in caches
+        }
         for price in (1, 2):
             for channel in caches:
                 await clients.call("publish", channels=[channel], data={"price": price})
@@ -335,7 +338,7 @@ async def test_page_is_in_its_room_again_after_its_node_was_killed(tmp_path: Pat
 
     async def have_come(kind: str, count: int) -> None:
         async def is_so() -> bool:
-            return sum(each["kind"] == kind for each in seen) >= count
+            return len([each for each in seen if each["kind"] == kind]) >= count
 
         await eventually(is_so, within_s=DEADLINE_S, what=f"{count} times {kind} in {seen}")
 

@@ -18,6 +18,7 @@ __all__ = ["Site"]
 
 SHUTDOWN_S: Final = 2.0  # for requests in progress; WebSockets are drained before
 SETTLE_S: Final = 0.1  # for requests that a balancer is sending, on connections that it keeps
+_PACE_S: Final = 0.01
 LINGER_S: Final = 2.0  # to discard the rest of a body that is not needed, after the response
 
 _log = logging.getLogger("snorky.http")
@@ -105,8 +106,10 @@ class Site:
         for each in list(self._runner.sites):
             await each.stop()
         await asyncio.sleep(0)  # aiohttp's server takes over what was accepted
-        if self._runner.server is not None and self._runner.server.connections:
-            await asyncio.sleep(SETTLE_S)
+        clock, server = asyncio.get_running_loop().time, self._runner.server
+        settled_s = clock() + SETTLE_S
+        while server is not None and server.connections and clock() < settled_s:  # noqa: ASYNC110 - once, at its end
+            await asyncio.sleep(_PACE_S)
         await self._runner.cleanup()
 
     async def _end_connection(self, _request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -4,6 +4,8 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 
 __all__ = ["HTTP_MUTATIONS"]
 
+SITE = "tests/unit/http/serving/test_site.py"
+
 HTTP_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="frames behind a close",
@@ -187,18 +189,32 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_start_stop.py", "between and workers"),
     ),
     Mutation(
+        guard="a site answers before it stops",  # a balancer may not repeat an event that it has sent
+        file="gateway/http/serving/site.py",
+        old="            await asyncio.sleep(_PACE_S)\n",
+        new="            break\n",
+        argv=test(SITE, "test_a_request_that_is_on_its_way_when_a_site_stops_is_answered"),
+    ),
+    Mutation(
+        guard="a site's last answers end connections",
+        file="gateway/http/serving/site.py",
+        old='            response.headers["Connection"] = "close"',
+        new="            pass",
+        argv=test(SITE, "test_a_request_that_is_on_its_way_when_a_site_stops_is_answered"),
+    ),
+    Mutation(
         guard="pages may read a refusal",
         file="gateway/http/websocket/handler.py",
         old="        headers |= SEEN_BY_PAGES\n",
         new="",
-        argv=test("tests/unit/http/serving/test_site.py", "test_a_page_may_read_why_it_was_refused"),
+        argv=test(SITE, "test_a_page_may_read_why_it_was_refused"),
     ),
     Mutation(
         guard="a page's error names its origin",
         file="gateway/http/websocket/handshake.py",
         old='        check_origin(origin, headers.get("Host", ""), allowed_origins)  #',
         new="        pass  #",
-        argv=test("tests/unit/http/serving/test_site.py", "test_a_page_may_read_why_it_was_refused"),
+        argv=test(SITE, "test_a_page_may_read_why_it_was_refused"),
     ),
     Mutation(
         guard="last close code",  # the command line client reconnected indefinitely after a refused token

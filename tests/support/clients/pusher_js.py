@@ -41,8 +41,6 @@ def pusher_js(
     return running_js(FOLDER, "clients.js", **(_where(gateway, backend) | app | {"count": count} | settings))
 
 
-def laravel_echo(
-    gateway: str, backend: PusherBackend, broadcaster: str
-) -> AbstractAsyncContextManager[JSProcess]:
+def laravel_echo(gateway: str, backend: PusherBackend, broadcaster: str) -> AbstractAsyncContextManager[JSProcess]:
     """Run Laravel Echo. broadcaster: "pusher" or "reverb"."""
     return running_js(FOLDER, "echo.mjs", **_where(gateway, backend), broadcaster=broadcaster)

@@ -5,8 +5,8 @@ async with PusherBackend() as backend:
     ... backend.questions  # what clients asked: their forms
     await backend.publish("http://127.0.0.1:8080", "number", 7, ["orders"])
 
-It refuses channels with `forbidden` in their name, signs those with `forged` wrongly, and leaves it to the sign-in who the
-members of `by-sign-in` are.
+It refuses channels with `forbidden` in their name, and signs those with `forged` wrongly. Members of a channel with
+`by-sign-in` in its name are the users who signed in.
 """
 
 import base64
