@@ -82,6 +82,7 @@ class RedisWebhookLog:
         ]
         self._owner = self._new_owner()
         self._number = 0  # of the last exchange that Redis has confirmed
+        self._dead: list[str] = []  # owners whose facts are to be released
         self._is_sender = False
         self._renewed_at: float | None = None  # loop time, under this owner's id
         self._now_ms = 0  # the time of Redis then
@@ -140,6 +141,10 @@ class RedisWebhookLog:
         self._is_sender = False
 
     async def _exchange(self, changes: Sequence[bytes], mode: bytes) -> Exchanged:
+        while self._dead:  # before the next exchange: an interruption must not repeat one that is confirmed
+            with suppress(BrokerUnavailable):  # an exchange names it again
+                await self._release(self._dead[-1])
+            self._dead.pop()
         owner, number = self._owner, self._number + 1
         arguments = [owner.encode(), b"%d" % number, mode, *self._arguments, *changes]
         sent_at = asyncio.get_running_loop().time()
@@ -157,10 +162,8 @@ class RedisWebhookLog:
             return Exchanged("fenced")
         is_sender, waiting, dropped, self._now_ms, has_more, *dead = facts
         self._number, self._is_sender, self._renewed_at = number, is_sender == 1, sent_at
-        for each in dead:
-            with suppress(BrokerUnavailable):  # the next exchange names it again; this one is confirmed
-                await self._release(each.decode())
-        return Exchanged("ok", waiting, dropped, bool(has_more))
+        self._dead = [each.decode() for each in dead]
+        return Exchanged("ok", waiting, dropped, bool(has_more or dead))
 
     async def _release(self, owner: str) -> None:
         """Release the facts of a fenced owner. Several nodes may do it at the same time."""

@@ -20,6 +20,7 @@ from snorky.gateway.config.pusher import with_rules
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.settings import Settings
 from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.http.protocols.pusher.websocket import demand_closed
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.sdk.loading import load_service
 from snorky.gateway.sdk.registry import ServiceRegistry
@@ -71,6 +72,9 @@ class Reloader:
                 (self._service(name), load_service("services", name, with_rules(name, table, apps), others))
                 for name, table in tables.items()
             ]
+            for app in apps.values():
+                if app.service in others:
+                    demand_closed(others, app)
         except ConfigurationError as error:
             self._count("failed")
             problems = str(error).splitlines()

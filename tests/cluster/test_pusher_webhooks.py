@@ -128,6 +128,7 @@ async def test_channel_is_occupied_by_its_first_client_and_vacated_by_its_last(
         for number, client in enumerate((ann, bob)):
             await unsubscribed(client, "news")
             await client.subscribe(f"fence-{number}")
+            await receiver.until(occupied(f"fence-{number}"))
             await client.unsubscribe(f"fence-{number}")
             await receiver.until(vacated(f"fence-{number}"))
         await unsubscribed(eve, "news")
@@ -200,8 +201,11 @@ async def test_only_the_events_of_the_settings_are_sent(nodes: Nodes, receiver: 
     async with connected(url) as ann:
         await ann.subscribe(ROOM, member("ann"))
         await ann.send("client-typing", "now", ROOM)
+        await ann.subscribe("private-cache-prices")
+        miss = ("cache_miss", "private-cache-prices")
+        await receiver.until(miss)
         await unsubscribed(ann, ROOM)
-        assert await receiver.until(removed("ann")) == [removed("ann")]
+        assert await receiver.until(removed("ann")) == [miss, removed("ann")]
 
 
 @pytest.mark.usefixtures("soon")

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Release facts of a fenced owner: those that no other owner has end late_ms after it was fenced. In the order of their
 -- names, so that the members of a channel end before the channel.
 -- KEYS dead, counts, late, facts of the fenced owner    ARGV owner, late_ms, the largest number of facts

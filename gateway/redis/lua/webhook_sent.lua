@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Remove events that were sent from the queue, if the caller is still the sender.
 -- KEYS state, queue    ARGV owner, id of the last event that was sent; empty: the queue seems to be empty
 -- Returns the number of events that are left; -1: another node sends.

@@ -88,7 +88,7 @@ PUSHER_API_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="pusher api: an event of a batch that is refused stops all",
         file=METHODS,
-        old='    events = [_event(call, fields, [fields.get("channel")]) for fields in batch]\n    await call.publish(events)\n',
+        old='    events = [_event(call, fields, [fields.get("channel")]) for fields in batch]\n',
         new="""    events: list[_Event] = []
     for fields in batch:
         events.append(_event(call, fields, [fields.get("channel")]))

@@ -38,7 +38,7 @@ PUSHER_GUARDS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="private channels of a program's own service",
         file="gateway/http/protocols/pusher/websocket.py",
-        old="            _demand_closed(self._websockets.registry, app)\n",
+        old="            demand_closed(self._websockets.registry, app)\n",
         new="            pass\n",
         argv=test(_TESTS, "service_of_a_program"),
     ),

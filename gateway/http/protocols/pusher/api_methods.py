@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import structlog
 
-from snorky.gateway.errors import CloseCode, InvalidMessage
+from snorky.gateway.errors import BrokerUnavailable, CloseCode, InvalidMessage, LimitExceeded
 from snorky.gateway.http.protocols.pusher.events import NAME_MAX, RESERVED, text_of
 from snorky.gateway.http.protocols.pusher.names import connection_id_of, is_channel, kind_of
 from snorky.gateway.http.protocols.pusher.signed_requests import RequestRefused, SignedRequest
@@ -143,8 +143,9 @@ async def post_event(call: Call) -> dict[str, Any]:
     if not isinstance(channels, list) or not 0 < len(channels) <= CHANNELS_MAX:
         raise RequestRefused(400, f"channels must be a list of 1 to {CHANNELS_MAX} names")
     event = _event(call, fields, channels)
+    until_s = asyncio.get_running_loop().time() + PUBLISHED_WITHIN_S
     await call.publish([event])
-    return {"channels": await call.about(event.channels, event.info)} if event.info else {}
+    return {"channels": await _info(call, event.channels, event.info, until_s)} if event.info else {}
 
 
 async def post_batch(call: Call) -> dict[str, Any]:
@@ -153,12 +154,22 @@ async def post_batch(call: Call) -> dict[str, Any]:
     if not isinstance(batch, list) or not 0 < len(batch) <= BATCH_MAX or not all(isinstance(e, dict) for e in batch):
         raise RequestRefused(400, f"batch must be a list of 1 to {BATCH_MAX} events")
     events = [_event(call, fields, [fields.get("channel")]) for fields in batch]
+    until_s = asyncio.get_running_loop().time() + PUBLISHED_WITHIN_S
     await call.publish(events)
     if not any(event.info for event in events):
         return {}
     names = {event.channels[0]: None for event in events if event.info}
-    found = await call.about(list(names), frozenset().union(*(event.info for event in events)))
+    found = await _info(call, list(names), frozenset().union(*(event.info for event in events)), until_s)
     return {"batch": [_selected(found.get(event.channels[0], {}), event.info) for event in events]}
+
+
+async def _info(call: Call, channels: list[str], wanted: frozenset[str], until_s: float) -> dict[str, dict[str, Any]]:
+    """Count; nothing if that fails: the events are published, and backends would publish them again after an error."""
+    try:
+        async with asyncio.timeout_at(until_s):
+            return await call.about(channels, wanted)
+    except (BrokerUnavailable, LimitExceeded, TimeoutError):
+        return {channel: {} for channel in channels}
 
 
 async def get_channels(call: Call) -> dict[str, Any]:

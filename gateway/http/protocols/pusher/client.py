@@ -286,7 +286,8 @@ class PusherClient:
             return encode_publication(channel, kept[-1])
         if found.get("isEmpty", True):
             self._tell(succeeded)
-            self._report("cache_miss", channel)
+            if "isEmpty" in found:  # else the client may not read what the channel keeps
+                self._report("cache_miss", channel)
             return encode_event("pusher:cache_miss", "", channel)
         return succeeded
 

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
-from snorky.gateway.errors import SnorkyError
+from snorky.gateway.errors import LimitExceeded, SnorkyError
 from snorky.gateway.node import Node
 from snorky.gateway.protocol.codec import json_size
 from snorky.gateway.sdk.control import CHANNELS_MAX, Found
@@ -21,7 +21,10 @@ from snorky.gateway.sdk.control import CHANNELS_MAX, Found
 __all__ = ["LIST_MAX", "Surveys", "TooManyChannels"]
 
 LIST_MAX: Final = 50_000  # channels of one list
-PER_S: Final = 20.0  # 1,200 a minute; the cluster stores 10,000 orders for a minute
+PER_S: Final = (
+    20.0  # 1,200 a minute; the cluster stores 10,000 orders for a minute. Answers take longer: about 4 a second
+)
+NAMES_MAX: Final = 500  # of one question: callers of a longer one would give up before its answer
 NAMES_BYTES: Final = 1_600  # of an order, which has at most 2,048
 
 _Counts = dict[str, int]  # of subscribers, by channel
@@ -32,10 +35,12 @@ class TooManyChannels(Exception):
 
 
 class _Question:
-    """A question of some callers. names: of channels to count."""
+    """A question of some callers. names: of channels to count; counted: those that all nodes were asked about."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self.counted: _Counts = {}
+        self.callers = 0
         self.answer: _Counts | None = None
         self.error: Exception | None = None
 
@@ -52,15 +57,23 @@ class _Questions:
         """Ask, or share a question that has not begun. If its first caller is cancelled, the next one asks."""
         key = service, prefix
         question = self._waiting.setdefault(key, _Question())
+        if question.names and len(question.names) + len(names) > NAMES_MAX:
+            raise LimitExceeded("control_calls", "Too many channels to count", code="rate_limited", retry_after_ms=1000)
         question.names.update(names)
-        async with self._turn:
-            if question.answer is None and question.error is None:
-                if self._waiting.get(key) is question:
-                    del self._waiting[key]
-                try:
-                    question.answer = await self._ask(service, prefix, question)
-                except (SnorkyError, TooManyChannels) as error:
-                    question.error = error
+        question.callers += 1
+        try:
+            async with self._turn:
+                if question.answer is None and question.error is None:
+                    if self._waiting.get(key) is question:
+                        del self._waiting[key]
+                    try:
+                        question.answer = await self._ask(service, prefix, question)
+                    except (SnorkyError, TooManyChannels) as error:
+                        question.error = error
+        finally:
+            question.callers -= 1
+            if not question.callers and self._waiting.get(key) is question:
+                del self._waiting[key]  # all have given up
         if question.answer is None:
             raise question.error or AssertionError
         return question.answer
@@ -88,10 +101,10 @@ class Surveys:
         return await self._listing.answer(service, prefix)
 
     async def _count(self, service: str, _prefix: str, question: _Question) -> _Counts:
-        found: _Counts = {}
-        for names in _portions(sorted(question.names)):
-            found |= _counts(await self._look(service, names=names, limit=len(names)))
-        return found
+        for names in _portions(sorted(question.names - question.counted.keys())):  # a caller may have given up
+            page = _counts(await self._look(service, names=names, limit=len(names)))
+            question.counted |= {name: page.get(name, 0) for name in names}
+        return question.counted
 
     async def _list(self, service: str, prefix: str, _question: _Question) -> _Counts:
         found: _Counts = {}

@@ -49,6 +49,7 @@ class Pace:
     """Times of AppWebhooks. stop_s: for a request in progress, and for the last exchange, when the node stops."""
 
     renew_s: float = 1.0
+    every_s: float = 0.02  # at least, between two exchanges: what changes meanwhile is part of the next one
     retry_s: float = 0.5  # after an exchange that failed
     first_pause_s: float = 1.0  # after a request that failed; doubles with each further one
     pause_max_s: float = 30.0
@@ -120,6 +121,8 @@ class AppWebhooks:
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(self._pace.stop_s):
+                if self._sent_id and self._log.is_sender:
+                    await self._confirm_sent(self._sent_id)
                 while await self._exchange():
                     pass
                 await self._log.resign()
@@ -159,7 +162,8 @@ class AppWebhooks:
             if not users:
                 del self._members[channel]
                 self._compare(channel)
-        self._changed.set()
+        if self._facts.has_changes:
+            self._changed.set()
 
     def report(self, event: dict[str, Any]) -> None:
         """Send an event that is no change of a fact."""
@@ -172,7 +176,8 @@ class AppWebhooks:
         """Note whether a channel is occupied: also while members are on it, who come before and leave after that."""
         if self._has_channels:
             self._facts.set(fact_of_channel(channel), is_true=channel in self._occupied or channel in self._members)
-            self._changed.set()
+            if self._facts.has_changes:
+                self._changed.set()
 
     # -- exchanges with Redis ------------------------------------------------------------------------------------
 
@@ -186,6 +191,7 @@ class AppWebhooks:
                 if await self._exchange():
                     self._changed.set()
                 self._is_failing = False
+                await asyncio.sleep(self._pace.every_s)
             except Exception as error:  # the top of a task
                 if not isinstance(error, BrokerUnavailable):
                     _log.exception("exchange for webhooks failed", app=self.app.id)
@@ -258,6 +264,8 @@ class AppWebhooks:
         if self._sent_id:
             await self._confirm_sent(self._sent_id)
         batch = batch_of(await self._log.head(BATCH_MAX))
+        if not self._log.is_sender:  # its lease has ended meanwhile
+            return 0.0
         if not batch:
             await self._log.sent("")
             return 0.0
@@ -285,7 +293,8 @@ class AppWebhooks:
         expired = [each for each in batch if each.age_s + later_s > self._pace.keep_s]
         if expired and self._log.is_sender:
             await self._log.sent(expired[-1].id)
-            self._drop("expired", len(expired), "the backend has not accepted them in time")
+            if self._log.is_sender:  # else another node sends them, and nothing was removed
+                self._drop("expired", len(expired), "the backend has not accepted them in time")
         pause_s: float = min(self._pace.pause_max_s, self._pace.first_pause_s * 2 ** min(self._failures, 30))
         self._failures += 1
         return pause_s

@@ -8,7 +8,7 @@ Rules:
 - A report (`client_event`, `cache_miss`) waits in this node until Redis has it; beyond a bound it is dropped.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -59,7 +59,8 @@ class LocalFacts:
     def __init__(self) -> None:
         self._true: set[str] = set()
         self._claimed: set[str] = set()
-        self._changed: dict[str, None] = {}  # facts to compare, in the order of their changes
+        # facts to compare, in the order of their changes; a dict would search its removed entries each time
+        self._changed: OrderedDict[str, None] = OrderedDict()
 
     def set(self, fact: str, *, is_true: bool) -> None:
         """Note whether a fact is true now."""
@@ -76,8 +77,7 @@ class LocalFacts:
         """Take changes that Redis does not know yet. Call `confirm`, or `renew` if they were not applied."""
         found: list[bytes] = []
         while self._changed and len(found) < count:
-            fact = next(iter(self._changed))
-            del self._changed[fact]
+            fact, _ = self._changed.popitem(last=False)
             if (is_true := fact in self._true) != (fact in self._claimed):
                 found.append(f"{'+' if is_true else '-'}{fact}".encode())
         return found
@@ -94,7 +94,8 @@ class LocalFacts:
     def renew(self, held: Iterable[str]) -> None:
         """Begin again with the facts that this node has claimed, as Redis knows them."""
         self._claimed = set(held)
-        self._changed = dict.fromkeys([*sorted(self._claimed - self._true), *sorted(self._true, key=_channels_first)])
+        begun = sorted(self._true - self._claimed, key=_channels_first)
+        self._changed = OrderedDict.fromkeys([*sorted(self._claimed - self._true), *begun])
 
     def claimed(self) -> list[str]:
         """List the facts that this node has claimed, as it knows them."""
@@ -162,7 +163,7 @@ def batch_of(events: Sequence[QueuedEvent]) -> list[QueuedEvent]:
 
 def body_of(batch: Sequence[QueuedEvent], time_ms: int) -> bytes:
     """Encode a request. time_ms: of its first attempt; libraries of backends refuse what is older than 5 minutes."""
-    return b'{"time_ms":%d,"events":[%b]}' % (time_ms, b",".join(map(_encoded, batch)))
+    return b'{"time_ms":%d,"events":[%b]}' % (time_ms, b",".join(filter(None, map(_encoded, batch))))
 
 
 def headers_of(app: PusherApp, body: bytes) -> dict[str, str]:
@@ -178,7 +179,10 @@ def _encoded(queued: QueuedEvent) -> bytes:
     event = queued.event
     if event[:1] == b"{":
         return event
-    name = _NAMES[event[:2].decode()]
-    channel, _, user = event[3:].decode().partition(" ")
-    about = {"user_id": user} if event[1:2] == b"m" else {}
+    name = _NAMES.get(event[:2].decode(errors="replace"))
+    if name is None:
+        return b""  # of a newer node: it must not stop what follows
+    channel, about = event[3:].decode(), dict[str, str]()
+    if event[1:2] == b"m":  # names of presence channels have no blank; those of users' channels may have some
+        channel, _, about["user_id"] = channel.partition(" ")
     return msgspec.json.encode({"name": name, "channel": channel, **about})

@@ -25,7 +25,7 @@ from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, close_frame
 from snorky.gateway.sdk.registry import ServiceRegistry
 
-__all__ = ["NO_APP", "PusherHandler", "PusherWebSocket", "fault_of"]
+__all__ = ["NO_APP", "PusherHandler", "PusherWebSocket", "demand_closed", "fault_of"]
 
 PROTOCOLS: Final = range(5, 8)  # versions that differ only in what the server sends
 
@@ -43,7 +43,7 @@ class PusherHandler:
         Raises ConfigurationError: the service of an app lets everyone subscribe to private channels.
         """
         for app in self._apps.values():
-            _demand_closed(self._websockets.registry, app)
+            demand_closed(self._websockets.registry, app)
         if not self._apps:
             return []
         return [web.get("/app/{key}", self._handle, allow_head=False), *PusherAPI(self._websockets).routes()]
@@ -126,7 +126,7 @@ def fault_of(request: web.Request, app: PusherApp | None) -> tuple[ErrorCode, st
     return None
 
 
-def _demand_closed(registry: ServiceRegistry, app: PusherApp) -> None:
+def demand_closed(registry: ServiceRegistry, app: PusherApp) -> None:
     """Check that clients of other protocols need a permission for private channels. Raises ConfigurationError.
 
     The settings add rules for them (`config.pusher.RULES`); a program that makes its own services must do so itself.
