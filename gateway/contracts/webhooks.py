@@ -44,7 +44,7 @@ class QueuedEvent:
 
 
 class WebhookLog(Protocol):
-    """The facts and the queue of one app, for one node. What waits for Redis raises BrokerUnavailable."""
+    """The facts and the queue of one app, for one node. A method that waits for Redis may raise BrokerUnavailable."""
 
     def start(self, on_up: Callable[[], None]) -> None:
         """Begin to connect; returns at once. on_up: called for each new connection to Redis; must not block."""
@@ -77,7 +77,7 @@ class WebhookLog(Protocol):
 
 
 class WebhookReports(Protocol):
-    """What the connections of a node report for webhooks."""
+    """Receives the events of a node's connections that webhooks report."""
 
     def wants(self, app_id: str, name: str) -> bool:
         """Return True if an app has a webhook for events of this name."""

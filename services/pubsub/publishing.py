@@ -36,7 +36,7 @@ class PublishCommands(HistoryCommands):
 
     @rpc_command
     def relay(self, request: Request, channel: Any, message: Any) -> Awaitable[Any]:
-        """Send a message to the other subscribers, who need not miss it: no history stores it. Permitted as publish."""
+        """Send a message to the other subscribers; it is not stored, so clients may miss it. Permitted as publish."""
         others = Selector(not_connection=request.connection.id)
         asking = self._demand_publish(request, channel, message, None)
         if asking is not None:

@@ -118,7 +118,7 @@ class Subscribing(PresenceCommands):
     async def _subscribe_by_terms(
         self, terms: SubscribeTerms, connection: Connection, channel: Any, history: History | None, most: int
     ) -> Compound | dict[str, Any] | None:
-        """Subscribe a client; returns the reply, with what the terms of its frontend ask for."""
+        """Subscribe a client; returns the reply, with the parts that the terms of its frontend ask for."""
         if history is None or not terms.replays_last:
             async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):
                 return await self._with_members(None, connection, channel) if terms.lists_members else None

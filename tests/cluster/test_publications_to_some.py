@@ -28,7 +28,7 @@ def id_of(node: Node, identity: str) -> str:
 
 
 async def numbers(client: AnyClient, count: int) -> list[tuple[Any, int | None]]:
-    """Return the next messages, each with its offset, if the client is told."""
+    """Return the next messages, each with its offset, if the client receives one."""
     found = []
     for _ in range(count):
         event = await client.event()

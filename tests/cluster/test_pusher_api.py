@@ -12,6 +12,7 @@ from yarl import URL
 
 import snorky.gateway.http.protocols.pusher.surveys as surveys
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.http.protocols.pusher.surveys import Surveys
 from snorky.gateway.sdk.control import Control
 from tests.support.clients.pusher import PusherClient, connected, member
 from tests.support.clients.pusher_api import API_KEY, API_SECRET, BESIDE_SHOP, called, target_of
@@ -296,6 +297,20 @@ async def test_values_at_their_limits_are_accepted(site: Site) -> None:
     body = {"name": "a" * 200, "data": "é" * 32_768, "channel": "x" * 200}
     assert await site.call("POST", "/events", body) == (200, {})
     assert site.sample("snorky_pusher_requests_total", app="7", outcome="ok") == 1
+
+
+async def test_event_that_is_published_is_no_failure_although_its_counts_are_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(_surveys: Surveys, _service: str, _channels: Any) -> dict[str, int]:
+        raise BrokerUnavailable("control order")
+
+    monkeypatch.setattr(Surveys, "subscribers", unavailable)
+    event = {"name": "e", "data": "1", "channel": "a", "info": "subscription_count"}
+    assert await site.call("POST", "/events", event) == (200, {"channels": {"a": {}}})
+    assert await site.call("POST", "/batch_events", {"batch": [event]}) == (200, {"batch": [{}]})
+    status, _ = await site.call("GET", "/channels/a")
+    assert status == 503
 
 
 async def test_event_that_some_channels_did_not_get_is_answered_with_503(

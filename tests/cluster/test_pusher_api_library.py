@@ -1,4 +1,4 @@
-"""Pusher's HTTP API over two nodes by `pusher` of PyPI, unmodified: all its methods, and what it signs for clients."""
+"""Pusher's HTTP API over two nodes by `pusher` of PyPI, unmodified: all its methods, and its signatures for clients."""
 
 import asyncio
 import base64

@@ -128,8 +128,10 @@ async def test_event_that_is_published_while_a_client_subscribes_comes_once(
         assert await client.fence() == []
 
 
-async def test_client_of_a_node_that_missed_an_event_gets_the_next_ones(nodes: Nodes, url: str) -> None:
+async def test_client_of_a_node_that_missed_an_event_gets_the_next_ones(nodes: Nodes) -> None:
     """This protocol cannot say that one is missing, so the subscription stays."""
+    rules = [{"match": "cache-*", "allow_subscribe": "anyone", "history": 1}]
+    url = await nodes.start(SNORKY_SERVICES__PUBSUB__CHANNELS=json.dumps(rules))
     async with connected(url) as client:
         await client.subscribe("cache-a")
         await client.event("pusher:cache_miss")
@@ -197,7 +199,7 @@ async def test_many_clients_that_subscribe_meanwhile_hear_each_event_once_and_in
 
 
 async def _until_last(client: PusherClient, number: int) -> None:
-    """Wait for the last event; what came stays among what was heard."""
+    """Wait for the last event; earlier events stay in `heard`."""
     async with asyncio.timeout(DEADLINE_S):
         while not any(each["event"] == "e" and each["data"] == str(number) for each in client.heard):
             await client._hear()

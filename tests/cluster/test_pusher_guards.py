@@ -1,4 +1,4 @@
-"""Pusher's clients: what must hold although things happen at the same time, and what a public key does not open."""
+"""Pusher's clients: events at the same time, and the limits of a client that has only the public key."""
 
 import json
 from typing import Any, Final
@@ -156,6 +156,18 @@ async def test_reload_without_the_apps_leaves_private_channels_closed(nodes: Nod
         with pytest.raises(Refused, match="not_authorized"):
             async with opened("json", gateway.public_urls[0], "private-a"):
                 pass
+
+
+async def test_reload_that_would_open_private_channels_is_refused(nodes: Nodes) -> None:
+    environ = {**ENV, "SNORKY_REDIS_URL": nodes.redis_url}
+    settings = load(None, environ)
+    rules = json.dumps([{"match": "private-*", "allow_subscribe": "anyone"}])
+    written = load(None, {**environ, "SNORKY_SERVICES__PUBSUB__CHANNELS": rules})
+    async with Gateway(settings) as gateway:
+        with capture_logs() as logs:
+            await Reloader(gateway, settings, lambda: written).reload()
+        assert [each["event"] for each in logs] == ["settings not reloaded, the rules stay as they are"]
+        assert "lets everyone subscribe" in logs[0]["problem_1"]
 
 
 async def test_cache_channel_loses_no_event_of_a_backend_that_publishes_through_redis(nodes: Nodes, url: str) -> None:

@@ -371,7 +371,7 @@ async def test_one_of_several_redis_suffices(tmp_path: Path) -> None:
             await seen_b.told(server.url)
             await b.acknowledge(server.url, b"7")
             assert await a.acknowledged(server.url) == {"b": b"7"}
-            assert time.monotonic() - began_s < 1.0, "the other one is not waited for"
+            assert time.monotonic() - began_s < 2.0, "the other one is not waited for"  # which takes 5 s
             await server.start()
             await ready(a, seen_a, f"ready after {server.url}")
         assert seen_a.missed == seen_b.missed == 0

@@ -67,7 +67,7 @@ class Numbers:
 
 @dataclass
 class Session:
-    """What a client received on a channel from one `subscription_succeeded`, at `since`, to the next."""
+    """The events of a channel that a client received from one `subscription_succeeded`, at `since`, to the next."""
 
     since: float
     numbers: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Pusher's library for backends in Node, `pusher` of npm, unmodified: what it asks a node, and what it signs."""
+"""Pusher's library for backends in Node, `pusher` of npm, unmodified: its requests to a node, and its signatures."""
 
 import base64
 import json

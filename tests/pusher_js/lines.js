@@ -1,4 +1,4 @@
-// What the programs of this folder share: settings from the command line, events as lines of JSON on standard output, and
+// Shared by the programs of this folder: settings from the command line, events as lines of JSON on standard output, and
 // calls as lines of standard input, {"call": NAME, ...}. A program ends with its standard input.
 "use strict";
 

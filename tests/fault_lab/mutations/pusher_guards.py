@@ -63,4 +63,32 @@ PUSHER_GUARDS_MUTATIONS: tuple[Mutation, ...] = (
         new='load_service("services", name, table, others)',
         argv=test(_TESTS, "reload_without"),
     ),
+    Mutation(
+        guard="rules of a reload that would open private channels",
+        file="gateway/runtime/reload.py",
+        old="                    demand_closed(others, app)\n",
+        new="                    pass\n",
+        argv=test(_TESTS, "reload_that_would_open"),
+    ),
+    Mutation(
+        guard="event of a newer node in the queue of webhooks",
+        file="gateway/http/protocols/pusher/webhooks.py",
+        old='        return b""  # of a newer node',
+        new="        raise KeyError(event)  # of a newer node",
+        argv=test("tests/unit/http/protocols/pusher/test_webhooks.py", "event_of_a_newer_node"),
+    ),
+    Mutation(
+        guard="names of a question about channels",
+        file="gateway/http/protocols/pusher/surveys.py",
+        old="        if question.names and len(question.names) + len(names) > NAMES_MAX:\n",
+        new="        if False:\n",
+        argv=test("tests/unit/http/protocols/pusher/test_api_surveys.py", "accepts_no_further_names"),
+    ),
+    Mutation(
+        guard="questions that all callers gave up",
+        file="gateway/http/protocols/pusher/surveys.py",
+        old="            if not question.callers and self._waiting.get(key) is question:\n",
+        new="            if False:\n",
+        argv=test("tests/unit/http/protocols/pusher/test_api_surveys.py", "gave_up_is_not_asked"),
+    ),
 )

@@ -1,4 +1,4 @@
-"""Guards of Pusher's webhooks: which node says what, once, in which order, and to whom."""
+"""Guards of Pusher's webhooks: which node sends which events, once, and in which order."""
 
 from tests.fault_lab.mutations.mutation import Mutation, test
 

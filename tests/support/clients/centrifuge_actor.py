@@ -24,7 +24,7 @@ _OF_SERVICES: Final = {"Name not allowed": "name_not_allowed"}  # by the text of
 
 
 class CentrifugeActor(CentrifugeClient):
-    """Sends envelopes as commands, and keeps each reply as the envelope that it stands for."""
+    """Sends envelopes as commands, and keeps each reply as an envelope."""
 
     inbox: list[Any]
     _calls: list[Any]  # by the id of the command less 1: its `callId`

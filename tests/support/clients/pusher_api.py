@@ -41,7 +41,7 @@ def target_of(
     signed_path: str | None = None,
     app: str = f"/apps/{APP}",
 ) -> str:
-    """Make the signed target of a request. path: decoded, behind that of the app. query: besides the signed rest."""
+    """Make the signed target of a request. path: decoded, after the path of the app. query: further parameters."""
     fields: dict[str, str | None] = {
         "auth_key": API_KEY,
         "auth_timestamp": f"{time.time():.0f}",

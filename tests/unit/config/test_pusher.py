@@ -190,7 +190,7 @@ def test_service_without_rules_of_its_own_has_these(tmp_path: Path) -> None:
 
 
 def test_rules_are_not_in_the_settings(tmp_path: Path) -> None:
-    """Else a reload would compare what is written with what was added."""
+    """Else a reload would compare written rules with added ones."""
     assert dict(load_toml(tmp_path, SHOP).services) == STANDARD_SERVICES
 
 

@@ -1,4 +1,4 @@
-"""Where a Pusher app's webhooks go, and which events: what is accepted, and what is refused with a remedy."""
+"""Where a Pusher app's webhooks go, and which events: accepted values, and refused ones with a remedy."""
 
 from pathlib import Path
 

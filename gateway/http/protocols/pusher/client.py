@@ -5,8 +5,8 @@ Rules:
   too: the signature counts as a subscription token.
 - Client events go to the other subscribers and are not kept.
 - Clients do not try a subscription again. So an error that passes closes the connection: they do after they reconnect.
-- Each event counts against the client's limits. What a client may not do is refused, and is no bad input: pages send
-  client events and subscriptions before they know whether they may.
+- Each event counts against the client's limits. An operation that is not permitted is refused, and is no bad input:
+  pages send client events and subscriptions before they know whether they are permitted.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class PusherClient:
             registry.refuse(self._connection, error, envelope)
 
     def _envelope(self, event: Event) -> Envelope:
-        """Make the envelope of an event, without its parameters. Its `callId` says what the reply is about."""
+        """Make the envelope of an event, without its parameters. Its `callId` identifies the event in the reply."""
         prefix, _, name = event.name.partition(":")
         name = "client" if event.name.startswith("client-") else name if prefix == "pusher" else ""
         data = event.data if isinstance(event.data, dict) else {}

@@ -1,4 +1,4 @@
-"""Close codes and errors of Pusher's protocol, and what they are for Snorky's. Pure.
+"""Close codes and errors of Pusher's protocol, and their equivalents for Snorky's. Pure.
 
 Clients come back at once after 4200 to 4299, a second later after 4100 to 4199, and not at all after 4000 to 4099.
 """

@@ -15,7 +15,7 @@ _SOCKET_ID: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,18})")
 
 @dataclass(frozen=True, slots=True)
 class ChannelKind:
-    """What the name of a channel says. user: the only one who may subscribe; None = the name does not say it."""
+    """The properties that a channel has by its name. user: the only one who may subscribe; None = not by the name."""
 
     is_private: bool
     is_presence: bool

@@ -81,7 +81,7 @@ async def running_webhooks(
     *,
     pace: Pace | None = None,
 ) -> AsyncIterator[None]:
-    """Run the webhooks of these apps on a started node during the context. make_log: of an app's id, and what it wants.
+    """Run the webhooks of these apps on a started node during the context. make_log: of an app's id and changes.
 
     At its end the clients should be gone.
     """

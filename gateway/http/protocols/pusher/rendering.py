@@ -31,7 +31,7 @@ class EventRendering:
         return encode_publication(_name(channel), payload)
 
     def change(self, channel: Json, change: Change) -> bytes | None:
-        """See `Rendering`. Of a member's further connections nothing is said."""
+        """See `Rendering`. Further connections of a member make no event."""
         name, kind = _name(channel), _CHANGES.get(change.kind)
         if kind is None or not change.is_identity or not kind_of(name).is_presence:
             return None

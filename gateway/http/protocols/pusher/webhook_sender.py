@@ -260,7 +260,7 @@ class AppWebhooks:
         """Send the oldest events; returns the pause until the next request. Raises BrokerUnavailable."""
         self._has_work.clear()
         if not self._log.is_sender:
-            return 0.0  # the next exchange may tell that it is
+            return 0.0  # it may be after the next exchange
         if self._sent_id:
             await self._confirm_sent(self._sent_id)
         batch = batch_of(await self._log.head(BATCH_MAX))

@@ -42,7 +42,7 @@ class PusherChannelClient(SocketClient):
 
 
 def _value(data: str) -> Any:
-    """Return the message that a text stands for: texts arrive as they are, all else as JSON."""
+    """Return the message of an event: texts arrive unchanged, other values as JSON."""
     try:
         return json.loads(data)
     except ValueError:

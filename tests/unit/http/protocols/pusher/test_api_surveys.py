@@ -8,7 +8,7 @@ import pytest
 
 import snorky.gateway.http.protocols.pusher.surveys as surveys
 from snorky.gateway.contracts.control import ControlOrder, encode_order
-from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.http.protocols.pusher.surveys import Surveys, TooManyChannels
 from snorky.gateway.sdk.control import Found
 
@@ -162,3 +162,35 @@ async def test_orders_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(6):
         await found.subscribers("pubsub", ["a"])
     assert asyncio.get_running_loop().time() - began_s >= 0.099
+
+
+async def test_question_that_would_take_too_long_accepts_no_further_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveys, "NAMES_MAX", 100)
+    node = FakeNode(a=1)
+    asked = asking(node)
+    node.may_answer.clear()
+    first = asyncio.create_task(asked.subscribers("pubsub", ["a"]))  # in progress
+    await asyncio.sleep(0)
+    next_one = asyncio.create_task(asked.subscribers("pubsub", NAMES))
+    await asyncio.sleep(0)
+    with pytest.raises(LimitExceeded, match="Too many channels"):
+        await asked.subscribers("pubsub", ["b"])
+    node.may_answer.set()
+    assert await first == {"a": 1}
+    assert set((await next_one).values()) == {0}
+
+
+async def test_question_that_all_callers_gave_up_is_not_asked() -> None:
+    node = FakeNode(a=1, b=2)
+    asked = asking(node)
+    node.may_answer.clear()
+    first = asyncio.create_task(asked.subscribers("pubsub", ["a"]))
+    await asyncio.sleep(0)
+    given_up = asyncio.create_task(asked.subscribers("pubsub", NAMES))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    node.may_answer.set()
+    assert await first == {"a": 1}
+    assert await asked.subscribers("pubsub", ["b"]) == {"b": 2}
+    assert [each["names"] for each in node.asked] == [["a"], ["b"]]

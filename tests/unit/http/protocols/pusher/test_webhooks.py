@@ -1,4 +1,4 @@
-"""What a node says for webhooks: the difference between its facts and those it has claimed; and the requests."""
+"""Reports of a node for webhooks: the difference between its facts and those it has claimed; and the requests."""
 
 import hashlib
 import hmac
@@ -155,3 +155,28 @@ def test_only_changes_of_the_events_that_an_app_wants_are_wanted() -> None:
     assert changes_wanted(APP) == ["+o", "-o", "+m", "-m"]
     app = PusherApp(id="a", key="k", secret="s", webhook_events=("member_removed", "cache_miss"))
     assert changes_wanted(app) == ["-m"]
+
+
+def test_user_whose_id_has_a_blank_keeps_its_channel() -> None:
+    batch = [queued(b"+o #server-to-user-Jane Doe"), queued(b"+m presence-room Jane Doe", 2)]
+    events = json.loads(body_of(batch, 7))["events"]
+    assert events == [
+        {"name": "channel_occupied", "channel": "#server-to-user-Jane Doe"},
+        {"name": "member_added", "channel": "presence-room", "user_id": "Jane Doe"},
+    ]
+
+
+def test_event_of_a_newer_node_does_not_stop_what_follows() -> None:
+    batch = [queued(b"?x of a newer node"), queued(b"\xff\xfe", 2), queued(b"+o news", 3)]
+    assert json.loads(body_of(batch, 7))["events"] == [{"name": "channel_occupied", "channel": "news"}]
+
+
+def test_facts_that_are_claimed_already_are_not_compared_again() -> None:
+    facts = LocalFacts()
+    held = [fact_of_channel(str(number)) for number in range(1_000)]
+    for fact in held:
+        facts.set(fact, is_true=True)
+    while changes := facts.take():
+        facts.confirm(changes)
+    facts.renew(held)
+    assert not facts.has_changes
