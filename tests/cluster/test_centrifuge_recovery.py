@@ -1,18 +1,16 @@
 """Centrifuge clients: recovery, gaps, the order of reply and pushes, history, presence."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from snorky.client.aio import Publisher
-from snorky.gateway.node import Node
 from tests.support.clients.any_protocol import DEADLINE_S
 from tests.support.clients.centrifuge import CentrifugeClient, CommandFailed, connected
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.centrifuge_nodes import ENV, TOLD, token
+from tests.support.scenarios.losses import losing
 from tests.support.scenarios.protocol_nodes import CHANNEL, Nodes, token_of
 
 
@@ -60,22 +58,6 @@ async def lose(nodes: Nodes, channel: str) -> None:
             await publisher.publish(channel, "lost")
         await node.channels.remove_history("pubsub", channel)
         await publisher.publish(channel, "kept")
-
-
-@asynccontextmanager
-async def losing(node: Node, channel: str) -> AsyncIterator[None]:
-    """Let the node drop what it receives, until it has dropped a message of a channel of `pubsub`."""
-    deliver, dropped = node._fanout.deliver, asyncio.Event()
-
-    def drop(batch: Mapping[str, Any]) -> None:
-        if f"pubsub:{channel}" in batch:
-            dropped.set()
-
-    node._fanout.deliver = drop  # type: ignore[method-assign]
-    yield
-    async with asyncio.timeout(DEADLINE_S):
-        await dropped.wait()
-    node._fanout.deliver = deliver  # type: ignore[method-assign]
 
 
 async def test_subscription_ends_at_a_gap_and_the_next_one_says_so(nodes: Nodes, url: str) -> None:
