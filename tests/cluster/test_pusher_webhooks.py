@@ -195,6 +195,24 @@ async def test_client_events_and_cache_misses_are_reported(nodes: Nodes, receive
 
 
 @pytest.mark.usefixtures("soon")
+async def test_client_that_may_not_read_the_history_reports_no_miss(nodes: Nodes, receiver: Receiver) -> None:
+    rules = json.dumps([{"match": "private-cache-full", "allow_history": "nobody"}])
+    url = await nodes.start(
+        **receiver.env,
+        SNORKY_PUBLIC__PUSHER_APPS__SHOP__WEBHOOK_EVENTS='["cache_miss"]',
+        SNORKY_SERVICES__PUBSUB__CHANNELS=rules,
+    )
+    service: Any = nodes.gateways[0].node.find_service("pubsub")
+    await service.published("private-cache-full", {"event": "price", "data": "7"})
+    async with connected(url) as ann:
+        await ann.subscribe("private-cache-full")
+        await ann.event("pusher:cache_miss", "private-cache-full")
+        await ann.subscribe("private-cache-empty")
+        miss = ("cache_miss", "private-cache-empty")
+        assert await receiver.until(miss) == [miss]
+
+
+@pytest.mark.usefixtures("soon")
 async def test_only_the_events_of_the_settings_are_sent(nodes: Nodes, receiver: Receiver) -> None:
     names = '["member_removed", "cache_miss"]'
     url = await nodes.start(**receiver.env, SNORKY_PUBLIC__PUSHER_APPS__SHOP__WEBHOOK_EVENTS=names)

@@ -5,6 +5,7 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 __all__ = ["PUSHER_GUARDS_MUTATIONS"]
 
 _TESTS = "tests/cluster/test_pusher_guards.py"
+_SENDER = "tests/unit/http/protocols/pusher/test_webhook_sender.py"
 
 PUSHER_GUARDS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -90,5 +91,26 @@ PUSHER_GUARDS_MUTATIONS: tuple[Mutation, ...] = (
         old="            if not question.callers and self._waiting.get(key) is question:\n",
         new="            if False:\n",
         argv=test("tests/unit/http/protocols/pusher/test_api_surveys.py", "gave_up_is_not_asked"),
+    ),
+    Mutation(
+        guard="webhooks: lease of the sender after it has read the queue",
+        file="gateway/http/protocols/pusher/webhook_sender.py",
+        old="        if not self._log.is_sender:  # its lease has ended meanwhile\n",
+        new="        if False:\n",
+        argv=test(_SENDER, "lease_ends_while_it_reads"),
+    ),
+    Mutation(
+        guard="webhooks: old events of another sender",
+        file="gateway/http/protocols/pusher/webhook_sender.py",
+        old="            if self._log.is_sender:  # else another node sends them, and nothing was removed\n",
+        new="            if True:\n",
+        argv=test(_SENDER, "another_node_sends_are_not_counted"),
+    ),
+    Mutation(
+        guard="webhooks: accepted events at a stop",
+        file="gateway/http/protocols/pusher/webhook_sender.py",
+        old="                if self._sent_id and self._log.is_sender:\n",
+        new="                if False:\n",
+        argv=test(_SENDER, "stop_tells_redis"),
     ),
 )

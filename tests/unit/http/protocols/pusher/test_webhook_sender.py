@@ -352,3 +352,53 @@ async def test_stop_ends_although_neither_redis_nor_the_backend_answers() -> Non
         async with asyncio.timeout(WITHIN_S):
             await made.webhooks.stop()
         assert made.log.is_stopped and made.count("events", "stopped") == 1
+
+
+async def test_node_whose_lease_ends_while_it_reads_the_queue_sends_nothing() -> None:
+    async with stage() as made:
+        log, read = made.log, made.log.head
+
+        async def read_late(events_max: int) -> list[QueuedEvent]:
+            found = await read(events_max)
+            log.is_sender = False
+            return found
+
+        log.head = read_late  # type: ignore[method-assign]
+        log.queue = [event(1)]
+        made.webhooks.start()
+        await until(lambda: not log.is_sender)
+        await log.some_rounds()
+        assert made.backend.bodies == [] and log.queue == [event(1)]
+
+
+async def test_old_events_that_another_node_sends_are_not_counted_as_dropped() -> None:
+    async with stage() as made:
+        log = made.log
+
+        async def taken_over(last_id: str) -> int:
+            log.is_sender = False
+            return 0
+
+        log.sent = taken_over  # type: ignore[method-assign]
+        log.queue = [event(1, age_s=400.0)]
+        made.backend.faults = ["500"]
+        made.webhooks.start()
+        await until(lambda: not log.is_sender)
+        await log.some_rounds()
+        assert made.count("requests", "failed") == 1 and made.count("events", "expired") == 0
+
+
+async def test_stop_tells_redis_what_the_backend_has_accepted() -> None:
+    async with stage(replace(FAST, retry_s=60.0)) as made:
+        log = made.log
+        log.queue = [event(1)]
+
+        def fail() -> None:
+            log.is_failing = True
+
+        made.backend.on_post = fail
+        made.webhooks.start()
+        await until(lambda: made.count("events", "sent") == 1 and log.failures)
+        log.is_failing = False
+        await made.webhooks.stop()
+        assert log.queue == [] and log.has_resigned
