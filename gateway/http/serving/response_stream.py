@@ -3,6 +3,7 @@
 Rules:
 - The session never waits; the writer of the response takes all queued frames, so that one tick's frames are one write.
 - It ends once: by `end` (queued frames are written first) or `lose` (the client has gone).
+- After `end` the client may still go before the queued frames are written: only `finish` says that they are.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-__all__ = ["HIGH_WATER_BYTES", "FrameSink", "ResponseStream", "is_gone", "write_stream"]
+__all__ = ["HIGH_WATER_BYTES", "FrameSink", "ResponseStream", "is_gone", "until_written", "write_stream"]
 
 HIGH_WATER_BYTES = 65_536  # queued in a stream; above it the connection queues in its own outbox
 
@@ -26,6 +27,7 @@ class FrameSink(Protocol):
     is_streaming: bool
     on_drained: Callable[[], None]
     on_lost: Callable[[], None]
+    on_finished: Callable[[], None]
 
     def send(self, frame: bytes) -> None:
         """Queue one frame; never waits."""
@@ -45,17 +47,22 @@ def _nothing() -> None:
 
 
 class ResponseStream:
-    """Frames of one response. is_gone: asks the response's transport. on_drained, on_lost: callbacks of the session."""
+    """Frames of one response. is_gone: asks the response's transport.
+
+    Callbacks of the session: on_drained; then one of on_finished (all frames were written) and on_lost (not all were).
+    """
 
     def __init__(self, *, is_streaming: bool, is_gone: Callable[[], bool]) -> None:
         self.is_streaming = is_streaming
         self.is_gone = is_gone
         self.on_drained: Callable[[], None] = _nothing
         self.on_lost: Callable[[], None] = _nothing
+        self.on_finished: Callable[[], None] = _nothing
         self.on_written: Callable[[int], None] | None = None
         self._frames: list[bytes] = []
         self._bytes = 0
         self._is_ended = False
+        self._is_over = False  # finished or lost
         self._woken = asyncio.Event()
 
     def send(self, frame: bytes) -> None:
@@ -70,12 +77,19 @@ class ResponseStream:
         self._is_ended = True
         self._woken.set()
 
+    def finish(self) -> None:
+        """Record that all frames of an ended stream were written."""
+        if not self._is_over:
+            self._is_over = True
+            self.on_finished()
+
     def lose(self) -> None:
-        """Handle that the client has gone; calls `on_lost`, unless the stream has ended."""
-        was_ended, self._is_ended = self._is_ended, True
+        """Handle that the client has gone; calls `on_lost`, unless all was written."""
+        was_over, self._is_over = self._is_over, True
+        self._is_ended = True
         self._frames.clear()
         self._woken.set()
-        if not was_ended:
+        if not was_over:
             self.on_lost()
 
     def buffered_bytes(self) -> int:
@@ -127,8 +141,30 @@ async def write_stream(
             unwritten -= done
             stream.wrote(done)
         stream.wrote(unwritten)
+    await until_written(request)
+    stream.finish()  # before the end: a client that has read enough may close the response now
     await response.write_eof()
     return response
+
+
+async def until_written(request: web.Request) -> None:
+    """Wait until the kernel has all that was written: then it reaches the client even if this process is killed.
+
+    Raises ConnectionError: the client has gone.
+    """
+    transport, writer = request.transport, request.writer
+    if transport is None:
+        raise ConnectionResetError
+    if not transport.get_write_buffer_size():
+        return
+    transport.set_write_buffer_limits(high=0)
+    try:
+        await writer.drain()
+    finally:
+        if not transport.is_closing():
+            transport.set_write_buffer_limits()
+    if request.protocol.writing_paused:  # it was lost before the buffer was empty
+        raise ConnectionResetError
 
 
 def _joined(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -4,6 +4,8 @@ Rules:
 - One receiver at a time: a second one gets close frame 2010 and ends; the first continues.
 - Between two receivers, the Connection queues what is written, with the same limit as for all connections.
 - If the client aborts a receiver, the session ends (1002): frames in transit are lost, and a session must have no gaps.
+- A receiver that has ended may still be lost before its frames are written. So the next one gets messages only when
+  the writers of all earlier ones have reported that they are written; the session ends (1002) if one does not.
 - An ended session is kept for the disconnect delay, so that the next receiver gets the reason, after the messages
   still queued. They are dropped if there would be a gap (1002) or there are too many (4008).
 - Its connection leaves the node when the client has been notified, or after the delay.
@@ -35,6 +37,7 @@ class Timing:
 
     heartbeat_s: float = 25.0  # proxies close connections that are silent for 30 s
     disconnect_delay_s: float = 5.0  # without a receiver
+    unwritten_s: float = 5.0  # that a receiver waits until the frames of an earlier one are written
     response_max_bytes: int = 131_072  # of one streaming response: browsers keep all of it in memory. See `_size_of`
     beat_s: float = 1.0  # maximum delay of a heartbeat, or of noticing that a client has gone
 
@@ -70,6 +73,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._drain: FrameSink | None = None
         self._drained_bytes = 0  # written to the present receiver
+        self._attached_s = 0.0
+        self._unwritten: set[FrameSink] = set()  # receivers that have ended, but whose frames may not be written yet
         self._since_s = self._clock()  # time of the last frame, of the last receiver's end, or of the session's end
         self._is_open = False
         self._is_removed = False
@@ -93,14 +98,14 @@ class Session:
             drain.send(_STILL_OPEN)
             drain.end()
             return
-        self._drain, self._drained_bytes = drain, 0
-        drain.on_drained = self._on_drained
+        self._drain, self._drained_bytes, self._attached_s = drain, 0, self._clock()
+        drain.on_drained = self._resume
         drain.on_lost = lambda: self._on_lost(drain)
+        drain.on_finished = lambda: self._on_finished(drain)
         if not self._is_open:
             self._is_open = True
             self._send(OPEN)
-        if self._drain is not None:
-            self.connection.resume()
+        self._resume()
 
     def release(self, drain: FrameSink) -> None:
         """End a receiver regularly: the client then opens the next one."""
@@ -141,18 +146,26 @@ class Session:
         self._since_s = self._clock()
         self.connection.pause()
         if drain is not None:
+            self._unwritten.add(drain)
             drain.end()
 
-    def _on_drained(self) -> None:
-        if self._drain is not None:
+    def _resume(self) -> None:
+        if self._drain is not None and not self._unwritten:
             self.connection.resume()
 
+    def _on_finished(self, drain: FrameSink) -> None:
+        self._unwritten.discard(drain)
+        self._resume()
+
     def _on_lost(self, drain: FrameSink) -> None:
-        """End the session: the client has aborted a receiver that had not ended."""
+        """End the session: frames that were sent to this receiver have not reached the client."""
         if drain is self._drain:
             self._drain = None
             drain.end()  # else the handler that writes the response would wait indefinitely
-            self.connection.close(1002, "Connection interrupted")
+        elif drain not in self._unwritten:
+            return
+        self._unwritten.clear()
+        self.connection.close(1002, "Connection interrupted")
 
     # -- messages from the client --------------------------------------------------------------------------------
 
@@ -230,11 +243,14 @@ class Session:
 
     def beat(self) -> None:
         """Check whether the client is still there, and send it a heartbeat when due."""
-        silent_s = self._clock() - self._since_s
+        now_s = self._clock()
+        silent_s = now_s - self._since_s
         drain = self._drain
         if drain is not None:
             if drain.is_gone():
                 self._on_lost(drain)
+            elif self._unwritten and now_s - self._attached_s >= self._timing.unwritten_s:
+                self._on_lost(next(iter(self._unwritten)))
             elif silent_s >= self._timing.heartbeat_s and drain.buffered_bytes() == 0:
                 self._send(HEARTBEAT)
         elif silent_s >= self._timing.disconnect_delay_s:

@@ -7,6 +7,9 @@ __all__ = ["PUSHER_XHR_MUTATIONS"]
 XHR = "gateway/http/protocols/pusher/xhr.py"
 UNIT = "tests/unit/http/protocols/pusher/test_xhr.py"
 CLUSTER = "tests/cluster/test_pusher_xhr.py"
+SESSION = "gateway/http/sockjs/session.py"
+STREAM = "gateway/http/serving/response_stream.py"
+UNWRITTEN = "tests/unit/http/sockjs/test_unwritten_responses.py"
 
 PUSHER_XHR_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -88,5 +91,47 @@ PUSHER_XHR_MUTATIONS: tuple[Mutation, ...] = (
             "tests/unit/http/sockjs/test_session_nodes.py",
             "test_all_that_was_queued_reaches_a_receiver_on_another_node and uvloop-xhr",
         ),
+    ),
+    Mutation(
+        guard="sockjs: a receiver waits for the response before it",  # which may be lost with all that was in it
+        file=SESSION,
+        old="if self._drain is not None and not self._unwritten:",
+        new="if self._drain is not None:",
+        argv=test(UNWRITTEN, "test_next_receiver_gets_messages_when_the_last_response_is_written"),
+    ),
+    Mutation(
+        guard="sockjs: a response is lost after its end",
+        file=SESSION,
+        old="        elif drain not in self._unwritten:\n",
+        new="        else:\n",
+        argv=test(UNWRITTEN, "test_response_that_is_lost_after_its_end_ends_the_session"),
+    ),
+    Mutation(
+        guard="sockjs: bound of waiting for a response",  # else a client waits for good
+        file=SESSION,
+        old="now_s - self._attached_s >= self._timing.unwritten_s",
+        new="False",
+        argv=test(UNWRITTEN, "test_response_that_is_never_confirmed_ends_the_session"),
+    ),
+    Mutation(
+        guard="sockjs: the owner notices a dead asker",
+        file="gateway/http/sockjs/forwarding/owner.py",
+        old="and hearers.result() == 0:\n            for number in numbers:\n                self.on_gone(number)",
+        new="and False:\n            for number in numbers:\n                self.on_gone(number)",
+        argv=test(UNWRITTEN, "test_node_that_dies_with_a_response_ends_the_session_at_once"),
+    ),
+    Mutation(
+        guard="sockjs: written means that the kernel has it",
+        file="gateway/http/sockjs/handler.py",
+        old="                await until_written(request)\n",
+        new="",
+        argv=test(UNWRITTEN, "test_slow_reader_confirms_a_poll_when_it_has_read"),
+    ),
+    Mutation(
+        guard="sockjs: a buffer that was lost is not written",
+        file=STREAM,
+        old="    if request.protocol.writing_paused:",
+        new="    if False:",
+        argv=test(UNWRITTEN, "test_slow_response_that_is_cut_ends_the_session"),
     ),
 )

@@ -1,7 +1,9 @@
 """SessionOwner: fills responses of other nodes from sessions of this node. Messages between nodes: see Requester."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -15,6 +17,7 @@ from snorky.gateway.http.sockjs.session import Session
 __all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "SessionOwner"]
 
 LOST_S: Final = 15.0  # after this time without a message the other node has gone; a pause of Redis is shorter
+QUIET_S: Final = 2.0  # after this time without a message, Redis is asked whether the other node still listens
 SENDS_MAX: Final = 1_000  # concurrent messages from clients of other nodes
 
 _log = structlog.get_logger("snorky.sockjs")
@@ -33,7 +36,7 @@ class SessionOwner:
         self,
         node_id: str,
         find: Callable[[str], Session | None],
-        tell: Callable[..., object],
+        tell: Callable[..., asyncio.Future[int]],
         on_busy: Callable[[], None],
     ) -> None:
         self._node_id = node_id
@@ -50,6 +53,7 @@ class SessionOwner:
             "attach": self.on_attach,
             "send": self.on_send,
             "ack": self.on_ack,
+            "finished": self.on_finished,
             "gone": self.on_gone,
             "release": self.on_release,
             "alive": self.on_alive,
@@ -61,12 +65,15 @@ class SessionOwner:
         return bool(self._lent)
 
     def tick(self, now_s: float) -> None:
-        """Remove streams that have ended, and those whose node has gone."""
+        """Give up streams whose node has gone."""
+        quiet: defaultdict[str, list[str]] = defaultdict(list)
         for number, stream in tuple(self._lent.items()):
-            if stream.is_ended:
-                del self._lent[number]
-            elif now_s - stream.heard_s > LOST_S:
+            if now_s - stream.heard_s > LOST_S:
                 self.on_gone(number)
+            elif now_s - stream.heard_s > QUIET_S:
+                quiet[stream.asker].append(number)
+        for asker, numbers in quiet.items():
+            self._tell(asker, "known", []).add_done_callback(partial(self._on_told, numbers))
 
     async def stop(self) -> None:
         """Cancel messages in progress."""
@@ -82,24 +89,29 @@ class SessionOwner:
         self._tell(asker, "attached", number, verdict)
         if session is None or verdict != "admitted":
             return
-        stream = RemoteStream(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
+        stream = RemoteStream(
+            session, asker, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming
+        )
         self._lent[number] = stream
         self._schedule()
         session.attach(stream)
-        if stream.is_ended:
-            del self._lent[number]
 
     def on_ack(self, number: str, size: int) -> None:
         if number in self._lent:
             self._lent[number].on_ack(size)
 
+    def on_finished(self, number: str) -> None:
+        stream = self._lent.pop(number, None)
+        if stream is not None:
+            stream.on_finished()
+
     def on_gone(self, number: str) -> None:
         stream = self._lent.pop(number, None)
-        if stream is not None and not stream.is_ended:
+        if stream is not None:
             stream.on_lost()
 
     def on_release(self, number: str) -> None:
-        stream = self._lent.pop(number, None)
+        stream = self._lent.get(number)
         if stream is not None:
             stream.session.release(stream)
 
@@ -120,6 +132,12 @@ class SessionOwner:
         task = asyncio.get_running_loop().create_task(self._receive(session, number, asker, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _on_told(self, numbers: list[str], hearers: asyncio.Future[int]) -> None:
+        """If no node receives their channel, it is dead: give up these streams without waiting for LOST_S."""
+        if not hearers.cancelled() and hearers.exception() is None and hearers.result() == 0:
+            for number in numbers:
+                self.on_gone(number)
 
     async def _receive(self, session: Session, number: str, asker: str, body: str) -> None:
         try:

@@ -19,15 +19,17 @@ def _nothing() -> None:
 class RemoteStream:
     """tell: sends ("part", NUMBER, TEXT), ("frame", NUMBER, TEXT) and ("end", NUMBER) to that node.
 
-    heard_s: time of its last sign of life.
+    asker: its id. heard_s: time of its last sign of life.
     """
 
-    def __init__(self, session: Session, tell: Callable[..., object], is_streaming: bool) -> None:
+    def __init__(self, session: Session, asker: str, tell: Callable[..., object], is_streaming: bool) -> None:
         self.session = session
+        self.asker = asker
         self.is_streaming = is_streaming
         self.is_ended = False
         self.on_drained: Callable[[], None] = _nothing
         self.on_lost: Callable[[], None] = _nothing
+        self.on_finished: Callable[[], None] = _nothing
         self.heard_s = asyncio.get_running_loop().time()
         self._tell = tell
         self._number = 0

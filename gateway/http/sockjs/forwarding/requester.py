@@ -1,7 +1,7 @@
 """Requester: forwards requests for sessions of other nodes, through the broker. One channel per node; JSON arrays.
 
     asker -> owner    attach ID ASKER SESSION IS_STREAMING WHO    send ID ASKER SESSION BODY WHO    ack ID BYTES
-                      gone ID    release ID    alive ASKER [ID...]
+                      finished ID    gone ID    release ID    alive ASKER [ID...]
     owner -> asker    attached ID VERDICT    part ID NUMBER TEXT    frame ID NUMBER TEXT    end ID NUMBER
                       sent ID STATUS TEXT    known [ID...]
 
@@ -11,6 +11,7 @@ Rules:
 - The session stays on its owner and fills a RemoteOutlet there; the asker writes the HTTP response.
 - The bytes in transit are bounded: the owner counts them until the asker reports that they were written.
 - Frames and parts of them are numbered: a missing one ends the session (1002). No frame is lost silently.
+- `finished`: the response has ended and is written; `gone`: it is not, and will not be. The session waits for either.
 - Each side notices within LOST_S that the other has gone: the asker sends what it still serves, the owner what it has.
 - SessionOwner implements the owner's side; this module the asker's side and the channel of both.
 """
@@ -49,6 +50,7 @@ class _Forwarded:
         self.owner = owner
         self.stream = stream
         self.expected = 0  # number of the next part or frame
+        self.is_ended = False  # it gets no more frames, but those it has may not be written yet
         self.parts: list[str] = []  # of the next frame
         self.known_s = now_s
         self.verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
@@ -121,6 +123,7 @@ class Requester:
         forwarded = self._forwarded[number] = _Forwarded(owner, stream, asyncio.get_running_loop().time())
         stream.on_written = lambda size: self._acknowledge(owner, number, size)
         stream.on_lost = lambda: self._drop(number)
+        stream.on_finished = lambda: self._finish(number)
         self._schedule()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -164,15 +167,22 @@ class Requester:
             self._tell(forwarded.owner, "release", number)
 
     def _acknowledge(self, owner: str, number: str, size: int) -> None:
-        if number in self._forwarded:
+        forwarded = self._forwarded.get(number)
+        if forwarded is not None and not forwarded.is_ended:
             self._tell(owner, "ack", number, size)
+
+    def _finish(self, number: str) -> None:
+        forwarded = self._forwarded.pop(number, None)
+        if forwarded is not None:
+            self._tell(forwarded.owner, "finished", number)
 
     def _drop(self, number: str) -> None:
         """Give up a receiver: its client or its session's node has gone."""
         forwarded = self._forwarded.pop(number, None)
         if forwarded is not None:
             self._tell(forwarded.owner, "gone", number)
-            forwarded.stream.lose()
+            if not forwarded.is_ended:  # else the response is complete
+                forwarded.stream.lose()
             if not forwarded.verdict.done():
                 forwarded.verdict.set_result(None)
 
@@ -197,7 +207,7 @@ class Requester:
     def _on_end(self, number: str, place: int) -> None:
         forwarded = self._in_turn(number, place)
         if forwarded is not None:
-            del self._forwarded[number]
+            forwarded.is_ended = True
             forwarded.stream.end()
 
     def _in_turn(self, number: str, place: int) -> _Forwarded | None:

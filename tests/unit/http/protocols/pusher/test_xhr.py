@@ -38,6 +38,7 @@ class Receiver:
         self.is_ended = False
         self.on_drained: Callable[[], None] = lambda: None
         self.on_lost: Callable[[], None] = lambda: None
+        self.on_finished: Callable[[], None] = lambda: None
 
     def send(self, frame: bytes) -> None:
         assert not self.is_ended
@@ -45,6 +46,7 @@ class Receiver:
 
     def end(self) -> None:
         self.is_ended = True
+        self.on_finished()
 
     def buffered_bytes(self) -> int:
         return 0
