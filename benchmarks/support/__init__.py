@@ -1,1 +1,1 @@
-"""What the scenarios use: processes on a CPU of their own, the message, the machine."""
+"""Parts that the scenarios share: processes on a CPU of their own, the message, the machine."""

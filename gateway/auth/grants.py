@@ -53,7 +53,7 @@ class Grant:
 
     @property
     def operations(self) -> frozenset[str]:
-        """What the token permits on its channel."""
+        """The operations that the token permits on its channel."""
         return self.token.operations
 
     def is_hit(self, revocation: Revocation) -> bool:

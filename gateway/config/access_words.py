@@ -1,4 +1,4 @@
-"""The words by which rules say who may do something.
+"""The words of the `allow_...` settings: which clients may do something.
 
 allow_subscribe = "owner"
 allow_publish = ["owner", "token"]      one of them suffices
@@ -35,4 +35,4 @@ def problems_of(operation: str, words: Words, pattern: Pattern) -> Iterator[str]
     if "owner" in each and not pattern.sources:
         yield f'{key} = "owner" needs a placeholder in match, as in match = "user:{{identity}}"'
     if "subscriber" in each and operation in ("subscribe", "join", "register", "acquire"):
-        yield f'{key}: nobody is a subscriber before that: use other words than "subscriber"'
+        yield f'{key}: no client is a subscriber before that: use other words than "subscriber"'

@@ -76,10 +76,10 @@ class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
     publishes_per_s: Rate = 0.0  # of all clients on all nodes; 0: no limit
     message_max_bytes: Bytes = 0  # of a client's message as JSON; 0: no limit but that of [limits]
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
-    allow_subscribe: Words = None  # who may subscribe; None: see `snorky.gateway.permissions.access`
+    allow_subscribe: Words = None  # which clients may subscribe; None: see `snorky.gateway.permissions.access`
     allow_publish: Words = None  # which clients may publish; the backend always may
-    allow_history: Words = None  # who may read the history; None: who may subscribe
-    allow_presence: Words = None  # who may request the list of subscribers; None: who may subscribe
+    allow_history: Words = None  # which clients may read the history; None: as allow_subscribe
+    allow_presence: Words = None  # which clients may list the subscribers; None: as allow_subscribe
 
     def problems(self) -> list[str]:
         """Return one text for each contradiction, with the remedy."""

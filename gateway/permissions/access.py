@@ -1,7 +1,7 @@
 """Access: which clients may do what on the channels (rooms, documents, names) of one service.
 
-The first rule that matches a channel says it, by one or several words (`snorky.gateway.config.access_words`). What a
-rule does not say:
+The first rule that matches a channel decides, by one or several words (`snorky.gateway.config.access_words`).
+Defaults, for operations that the rule does not mention:
 
                                          without [auth]     with [auth]
     subscribe, join, register, acquire   anyone             authenticated

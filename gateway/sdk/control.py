@@ -294,7 +294,7 @@ class Control:
     def _on_channel(self, order: ControlOrder, named: Sequence[Connection]) -> Sequence[Connection]:
         """Return those of the connections that are on the order's channel now: earlier orders may have changed it."""
         if order.channel is None:
-            return named  # an order that names nobody reaches nobody
+            return named  # an order without criteria reaches no connection
         key = f"{order.service}:{order.channel}"
         if order.identity is None and order.connection_id is None:
             return self._channels.subscribers(key)

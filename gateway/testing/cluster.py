@@ -96,7 +96,7 @@ class MemoryCluster:
             self.nodes.append(node)
 
     async def connect(self, node: int = 0, identity: str | None = None) -> MemoryClient:
-        """Connect a client to a node. identity: who the client is, as if it had logged in; None: anonymous.
+        """Connect a client to a node. identity: the client's, as if it had logged in; None: anonymous.
 
         Raises LimitExceeded, BrokerUnavailable: `cluster_limits` do not admit it now.
         """

@@ -1,4 +1,4 @@
-"""Requests of Pusher's HTTP API: who may make them, what they may be like, and what a node does without Redis."""
+"""Requests of Pusher's HTTP API: their signatures, their permitted size and speed, and answers without Redis."""
 
 import asyncio
 import gzip

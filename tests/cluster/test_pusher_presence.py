@@ -1,4 +1,4 @@
-"""Pusher's presence channels: who is there, over two nodes, and what clients are told when users come and go."""
+"""Pusher's presence channels over two nodes: their members, and the events about users who come and go."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ async def test_users_are_added_with_their_first_connection_and_removed_with_thei
             eve = await joined(stack, urls[1], "eve")
             for each in (bob, first, second):
                 assert await each.data(ADDED, ROOM) == {"user_id": "eve", "user_info": None}
-                assert each.heard == [], "of ann's second connection, and of one's own, nothing is told"
+                assert each.heard == [], "no event reports ann's second connection or the client's own"
             await first.unsubscribe(ROOM)
             await first.fence()
             await joined(stack, urls[0], "fence")

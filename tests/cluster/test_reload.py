@@ -1,4 +1,4 @@
-"""SIGHUP on real nodes: a changed file takes effect, ends what it no longer permits, and disturbs nobody else."""
+"""SIGHUP on real nodes: a changed file takes effect, ends what it no longer permits, and leaves other clients alone."""
 
 import os
 import signal

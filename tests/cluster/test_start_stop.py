@@ -169,7 +169,7 @@ def send_to_workers_only(started: Started) -> None:
 
 
 def close_terminal(started: Started) -> None:
-    """What a terminal's window does at its end: the kernel sends SIGHUP."""
+    """Close the terminal as its window does at its end: the kernel sends SIGHUP."""
     os.close(started.hung_up)
 
 

@@ -1,4 +1,4 @@
-"""A node without what it needs from the machine: nobody reads its stderr, or it has too few descriptors."""
+"""A node that lacks a resource of the machine: its stderr is not read, or it has too few descriptors."""
 
 import asyncio
 import fcntl

@@ -22,7 +22,7 @@ ORDERS, LEASES = "test:{nodes}::orders", "test:{nodes}::leases"
 
 
 class Seen:
-    """Records what a node is told; tests can wait for it."""
+    """Records the orders that a node receives, and how often it may have missed some; tests can wait for both."""
 
     def __init__(self) -> None:
         self.orders: list[ControlOrder] = []

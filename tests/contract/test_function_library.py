@@ -1,4 +1,4 @@
-"""Another library in Redis is repaired, and what was published meanwhile is a gap."""
+"""Another library in Redis is repaired, and publications made meanwhile are reported as a gap."""
 
 import asyncio
 from contextlib import AsyncExitStack

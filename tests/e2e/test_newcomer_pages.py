@@ -270,7 +270,7 @@ async def test_chat_of_centrifugo_works_with_the_documented_changes(tmp_path: Pa
         await expect(ann.locator("#notice")).to_have_text("For ann only", timeout=SHOWN_MS)
         async with aiohttp.ClientSession() as http, http.get(f"{site.origin}/present") as response:
             assert json.loads(await response.text()) == ["ann", "bob"]
-        carol = await site.open("/?user=carol")  # what was said before comes from the history
+        carol = await site.open("/?user=carol")  # earlier messages come from the history
         await shows(carol, "messages", *await ann.locator("#messages li").all_text_contents())
         await expect(bob.locator("#notice")).to_have_text("")
         await carol.close()

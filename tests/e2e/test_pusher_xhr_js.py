@@ -78,7 +78,7 @@ async def owner_of(there: House) -> NodeProcess:
 
 
 class Tab:
-    """pusher-js in a page. events: what it has told and nobody has waited for."""
+    """pusher-js in a page. events: those that the page has reported and no test has waited for."""
 
     def __init__(self, events: "asyncio.Queue[dict[str, Any]]", evaluate: Any) -> None:
         self._events = events

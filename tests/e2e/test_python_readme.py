@@ -115,7 +115,7 @@ async def test_tokens_of_the_readme_are_those_of_a_client_and_of_a_channel() -> 
     assert caught.value.reason == "subscription_token"
 
 
-# asks the application itself, without a server, first for nobody and then for a user with two shops
+# asks the application itself, without a server, first without a user and then for a user with two shops
 ASK = """
 import asyncio, json
 from types import SimpleNamespace

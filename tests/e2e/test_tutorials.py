@@ -94,7 +94,7 @@ class Shop:
 
 
 def prepare(tutorial: Tutorial, tmp_path: Path) -> Path:
-    """Run the commands of the first step in a copy of what they need, and write the files."""
+    """Run the commands of the first step in a copy of the files that they need, and write the tutorial's files."""
     kept = shutil.ignore_patterns("tests", "test", "build", "*.egg-info", "node_modules")
     shutil.copytree(ROOT / "clients", tmp_path / "clients", ignore=kept)
     (tmp_path / "Makefile").write_text("install: .venv\n")

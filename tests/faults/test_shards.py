@@ -143,7 +143,7 @@ async def until_true(node: FakeNode, rooms: list[str], names: list[str], expecte
         raise AssertionError(f"there is {found}, expected {expected}") from error
 
 
-@pytest.mark.parametrize("which", ["beside the index", "with the leases"])
+@pytest.mark.parametrize("which", ["apart from the index", "with the leases"])
 async def test_former_entries_on_a_rolled_back_shard_are_removed(lab: ClusterLab, which: str) -> None:
     rooms = [key_on(shard, "chat") for shard in range(3)]
     names = [key_on(shard, "messaging", names_key) for shard in range(3)]

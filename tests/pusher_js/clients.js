@@ -2,7 +2,7 @@
 //
 //   node clients.js '{"host", "port", "key", "app", "secret", "count", "channels", "users", "auth", "options"}'
 //
-// channels: of every client. users: the name of each client's user, which the auth server at the URL `auth` is told.
+// channels: of every client. users: the name of each client's user, which is sent to the auth server at the URL `auth`.
 // options: further ones of pusher-js. Calls: see below; `client` is a client's number.
 "use strict";
 

@@ -1,4 +1,4 @@
-"""Control and AsyncControl: their calls, and what they make of replies."""
+"""Control and AsyncControl: the calls that they send, and the results that they return for replies."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Answers that are lost, refusals that pass, and connections that are refused: what is sent again, and what is not."""
+"""Lost answers, temporary refusals and refused connections: which publications are sent again, and which are not."""
 
 import socket
 import time
@@ -28,7 +28,7 @@ def test_two_publications_have_two_keys() -> None:
         assert publisher.publish("news", 1).key != publisher.publish("news", 1).key
 
 
-def test_who_never_hears_an_answer_is_told_that_nobody_knows() -> None:
+def test_publication_without_any_answer_may_have_happened() -> None:
     with ScriptedServer([take(), wait], [take(), wait], [take(), wait]) as server:
         publisher = publisher_of(server, timeout_s=0.6, attempt_timeout_s=0.25)
         with pytest.raises(PublishError) as caught:
@@ -40,7 +40,7 @@ def test_who_never_hears_an_answer_is_told_that_nobody_knows() -> None:
     }
 
 
-def test_who_reaches_nobody_is_told_that_nothing_was_sent() -> None:
+def test_publication_to_an_unreachable_server_has_not_happened() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     publisher = Publisher(f"redis://127.0.0.1:{port}/0", timeout_s=0.3)
@@ -79,7 +79,7 @@ def test_refusal_that_may_pass_is_tried_again(said: str) -> None:
         assert publisher.publish("news", 1).position is not None
 
 
-def test_missing_function_is_waited_for_a_moment_and_then_told_with_what_to_do() -> None:
+def test_missing_function_is_waited_for_briefly_and_then_reported_with_a_remedy() -> None:
     lacking = answer_each(lambda _words: error("ERR Function not found"))
     with ScriptedServer([lacking]) as server, Publisher(redis_url(server)) as publisher:
         with pytest.raises(PublishError, match="start a node") as caught:
@@ -103,7 +103,7 @@ def test_refused_connection_is_raised_at_once_and_not_tried_again(kind: str, tmp
     assert (caught.value.code, caught.value.may_have_happened, waits) == ("unreachable", False, [])
 
 
-def test_refused_connection_is_tried_again_by_who_asks_for_it() -> None:
+def test_refused_connection_is_tried_again_if_the_caller_asks_for_it() -> None:
     port, waits = _free_port(), []
 
     def sleep(wait_s: float) -> None:

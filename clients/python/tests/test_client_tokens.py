@@ -1,4 +1,4 @@
-"""`Signer`: what a token contains, and what is refused before it is signed."""
+"""`Signer`: the contents of its tokens, and the values that it refuses to sign."""
 
 import base64
 import datetime

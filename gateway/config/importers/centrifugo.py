@@ -2,7 +2,7 @@
 
 Rules:
 - Everything that is set and has no equivalent is named in a note: nothing gets lost silently.
-- What the rules of Centrifugo do not permit, the translated rules do not permit either.
+- The translated rules permit nothing that the rules of Centrifugo do not permit.
 """
 
 import json

@@ -118,7 +118,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("clients/python/tests/test_client_tokens.py", "test_keys_and_settings_that_a_gateway_would_refuse"),
     ),
     Mutation(
-        guard="token of nobody",
+        guard="token of an anonymous user",
         file="clients/python/snorky/client/django/tokens.py",
         old="    if not user.is_authenticated:\n",
         new="    if False:\n",
@@ -244,7 +244,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("clients/python/tests/test_realtime_token_ends.py", "other_ends_are_final"),
     ),
     Mutation(
-        guard="end of a subscription that is told",
+        guard="notice of the end of a subscription",
         file="clients/python/snorky/client/realtime/session.py",
         old='("message", "gap", "subscribed", "unsubscribed")',
         new='("message", "gap", "subscribed")',

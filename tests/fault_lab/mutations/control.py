@@ -19,9 +19,9 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_UNIT, "test_an_order_that_is_reported_again_is_not_carried_out_again"),
     ),
     Mutation(
-        guard="an order that names nobody",
+        guard="an order without criteria",
         file="gateway/sdk/control.py",
-        old="            return named  # an order that names nobody reaches nobody\n",
+        old="            return named  # an order without criteria reaches no connection\n",
         new="            return named or tuple(self._connections())\n",
         argv=test(_UNIT, "test_all_criteria_must_match"),
     ),

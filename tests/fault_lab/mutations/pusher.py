@@ -203,7 +203,7 @@ PUSHER_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(PRESENCE, "test_user_who_joins_while_a_client_subscribes_is_listed_or_added"),
     ),
     Mutation(
-        guard="pusher: who is listed is not added",
+        guard="pusher: a listed member is not reported as added",
         file=SUBSCRIBING,
         old="        self.topics.knows(connection, channel, census.version)\n",
         new="",

@@ -42,7 +42,7 @@ PUSHER_WEBHOOKS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(LOG_TEST, "test_repeated_exchange_is_applied_once"),
     ),
     Mutation(
-        guard="webhooks: a pause of Redis fences nobody",
+        guard="webhooks: a pause of Redis fences no node",
         file=EXCHANGE,
         old="local was_paused = pause > gap or pause < 0",
         new="local was_paused = false",

@@ -89,7 +89,7 @@ class Town(MemoryCluster):
 
     @property
     def cluster(self) -> SharedDirectory:
-        """What the directories share."""
+        """The state that the directories share."""
         return self.directory
 
     def client(self, number: int, identity: str | None = None) -> Resident:

@@ -1,4 +1,4 @@
-"""Owners of entries, and what was published about them."""
+"""Owners of entries, and the notices published about them."""
 
 from snorky.gateway.contracts.directory import Owner
 from snorky.gateway.redis.multi.directory import SpreadDirectory

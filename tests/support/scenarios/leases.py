@@ -1,4 +1,4 @@
-"""Nodes with leases, what they own, and what was published about it."""
+"""Nodes with leases, the entries and names that they own, and the notices published about these."""
 
 import asyncio
 from collections import Counter

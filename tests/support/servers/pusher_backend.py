@@ -1,4 +1,4 @@
-"""PusherBackend: the backend of a Pusher app. It signs who may subscribe and who signs in, and calls the HTTP API.
+"""PusherBackend: the backend of a Pusher app. It signs subscriptions and the sign-in of users, and calls the HTTP API.
 
 async with PusherBackend() as backend:
     ... backend.url        # /channel and /user are the endpoints of pusher-js; / is a page with its script

@@ -86,7 +86,7 @@ def _processes(server: Servers) -> Sequence[RedisServer]:
 
 
 async def _state_of(server: Servers) -> object:
-    """Return what a test may have changed and what is not removed; None: such a server is not kept."""
+    """Return the state that a test may have changed and `_clean` does not restore; None: such a server is not kept."""
     asked = [("CONFIG", "GET", "*"), ("ACL", "LIST")]
     if isinstance(server, ClusterLab):
         asked.append(("CLUSTER", "SLOTS"))

@@ -1,4 +1,4 @@
-"""What the gateway refuses to mint. That its tokens are accepted is tested together with the client's."""
+"""Tokens that the gateway refuses to mint. That its tokens are accepted is tested together with the client's."""
 
 from collections.abc import Callable
 from typing import Any

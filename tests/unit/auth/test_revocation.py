@@ -1,4 +1,4 @@
-"""Revoked identities and tokens: whose connections are closed, and who may come back."""
+"""Revoked identities and tokens: which connections are closed, and which clients may reconnect."""
 
 import asyncio
 import json

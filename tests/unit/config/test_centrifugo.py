@@ -1,4 +1,4 @@
-"""`snorky import centrifugo`: the page's example, each kind of option, and what has no equivalent."""
+"""`snorky import centrifugo`: the page's example, each kind of option, and options without an equivalent."""
 
 import json
 from pathlib import Path

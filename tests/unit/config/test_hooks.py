@@ -1,4 +1,4 @@
-"""[hooks]: what may be written, and what is refused before anything starts."""
+"""[hooks]: the valid settings, and those that are refused before anything starts."""
 
 from pathlib import Path
 

@@ -240,7 +240,7 @@ def test_service_that_is_missing_is_reported(tmp_path: Path) -> None:
 
 
 def test_several_apps_name_their_services(tmp_path: Path) -> None:
-    """Else clients of one would hear another's channels, which nobody has written."""
+    """Otherwise clients of one app would receive another app's publications, which no setting asks for."""
     web = SHOP.replace("shop", "web")
     assert 'write service = "NAME" for each' in only_problem_of(tmp_path, SHOP + web)
     assert 'write service = "NAME" for each' in only_problem_of(tmp_path, f'{SHOP}service = "pubsub"\n{web}')

@@ -1,4 +1,4 @@
-"""What the tests of several files of this folder use."""
+"""Fixtures that several files of this folder use."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""What a backend's answer says, and which answers contradict themselves."""
+"""Meaning of a backend's answers, and which answers contradict themselves."""
 
 import json
 import math

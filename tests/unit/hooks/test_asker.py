@@ -1,4 +1,4 @@
-"""Asker: every question gets one result, and what a backend does cannot cost more than the settings allow."""
+"""Asker: every question gets one result, and no backend can cost more than the settings allow."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ class Desk:
         return await self.asker.ask(question, body)
 
     async def outcome(self, name: str | None = "ann") -> str:
-        """Ask, and say what came out."""
+        """Ask; return "allowed", "refused" or the reason of the failure."""
         try:
             await self.ask(name)
         except HookRefused:

@@ -108,7 +108,7 @@ async def running(**options: Mapping[str, Any]) -> AsyncIterator[Running]:
 
 
 class Held:
-    """What the reloader uses of a gateway."""
+    """The parts of a gateway that the reloader uses."""
 
     def __init__(self, nodes: Town) -> None:
         self.node = nodes.nodes[0]

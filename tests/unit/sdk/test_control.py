@@ -136,7 +136,7 @@ async def test_all_criteria_must_match() -> None:
             {"identity": "ann", "channel": "other"},
             {"connection_id": bob.connection.id, "channel": "other"},
             {"identity": "ANN"},
-            {},  # names nobody
+            {},  # no criteria
         ):
             assert (await give("disconnect", service="pubsub", **mismatch)).connections == 0  # type: ignore[arg-type]
         match = {"identity": "ann", "connection_id": ann.connection.id, "channel": "news"}

@@ -5,7 +5,7 @@ signer.connection_token("alice", channels={"orders:7": ["subscribe", "history"]}
 signer.subscription_token("alice", "orders:7", expires_in_s=600)
 
 Rules:
-- A connection token says who a client is, and by `channels` and `services` what it may do where a rule has the word
+- A connection token identifies a client; its `channels` and `services` permit operations where a rule has the word
   `token`. A subscription token permits one channel. The gateway accepts neither in place of the other.
 - Values that a gateway would refuse raise TypeError or ValueError at once, with a sentence that quotes no key.
 - Integers remain integers: the identity 7 is `~7` in a gateway, never the text `7`.

@@ -98,7 +98,7 @@ class RawWebSocket(WebSocketProtocol):
             self._call("subscribe", {"channel": self._asked.channel}, 0)
 
     def accepts_order(self, channel: Json) -> bool:
-        """See `Frontend`: a message does not say of which channel it is."""
+        """See `Frontend`: messages do not name their channel."""
         return False
 
     def recovers_from(self, channel: Json) -> None:

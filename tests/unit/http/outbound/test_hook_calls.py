@@ -1,4 +1,4 @@
-"""Requests of HTTP hooks to a real backend on loopback: signed, and answered by nobody else."""
+"""Requests of HTTP hooks to a real backend on loopback: signed, and answered only by this backend."""
 
 import asyncio
 import hashlib
@@ -39,7 +39,7 @@ PUBLISH = replace(SUBSCRIBE, operation="publish", message={"title": "secret"})
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate that nobody trusts, and its key."""
+    """Make a self-signed certificate, which no client trusts, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""[hooks.connect]: the backend is asked in the handshake, after the token, and may say who the client is."""
+"""[hooks.connect]: the backend is asked in the handshake, after the token, and may identify the client."""
 
 import asyncio
 import json

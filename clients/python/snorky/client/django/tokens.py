@@ -58,7 +58,7 @@ def connection_token(
 
     user_or_identity: a logged-in user, whose identity is its primary key, or an identity. claims: dates, decimals and
     UUIDs look as in Django's own responses. The others: as for `Signer.connection_token`. Raises ValueError, TypeError:
-    nobody is logged in, or a value that a gateway would refuse; ImproperlyConfigured.
+    the user is anonymous, or a gateway would refuse a value; ImproperlyConfigured.
     """
     return configured_signer().connection_token(
         _identity(user_or_identity),

@@ -114,7 +114,7 @@ def test_any_other_message_is_the_event_message(value: Any) -> None:
     "name", ["pusher:error", "pusher_internal:subscription_succeeded", "pusher_internal:member_added"]
 )
 def test_publication_cannot_pass_for_an_event_of_the_server(name: str) -> None:
-    """Who may publish to a channel must not be able to add members, or to end a subscription, at other clients."""
+    """Clients that may publish to a channel must not be able to add members or end a subscription at other clients."""
     value = {"event": name, "data": "{}"}
     found = published(value)
     assert found["event"] == "message" and json.loads(found["data"]) == value

@@ -110,7 +110,7 @@ async def test_poll_gets_one_frame_and_the_next_one_the_rest() -> None:
         session.attach(second)
         assert [each["event"] for each in events_of(second)] == ["pusher:connection_established"] and second.is_ended
         session.attach(third)
-        assert not third.frames and not third.is_ended, "the id is told once"
+        assert not third.frames and not third.is_ended, "the id is sent once"
 
 
 @pytest.mark.parametrize("is_streaming", [True, False])
