@@ -1,13 +1,15 @@
 """`python -m benchmarks.scenarios.history`: cost of a history, and of recovery. One node, one Redis, loopback.
 
-Publishing: 100 bytes of payload to 50 channels, pipelined, with and without a history. Memory: the growth of Redis for
-each. Recovery: 1,000 clients request at once the 20 messages that they missed; each is timed from the first request of
-all to its own answer. Figures: benchmarks/README.md.
+Publishing: 100 bytes of payload to one channel and to 100, pipelined, with and without a history in turn; medians.
+Memory: the growth of Redis for each. Recovery: 1,000 clients request at once the 20 messages that they missed; each is
+timed from the first request of all to its own answer. Figures: benchmarks/README.md.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
@@ -27,6 +29,7 @@ __all__: list[str] = []
 
 CHANNELS = 50
 MESSAGES = 20_000
+REPETITIONS = 5
 WINDOW = 1_000  # publications in flight
 CLIENTS = 1_000
 MISSED = 20  # messages of each channel
@@ -49,15 +52,41 @@ class Back(FakeTransport):
             self.answer.set_result(decode_json(data))
 
 
-async def pipelined(redis: Any, publish: Callable[[int], Awaitable[object]]) -> str:
-    """Publish all messages; returns the cost."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one publication. node_us, redis_us: of CPU."""
+
+    rate: float
+    node_us: float
+    redis_us: float
+
+
+async def pipelined(redis: Any, publish: Callable[[int], Awaitable[object]]) -> Cost:
+    """Publish all messages."""
     begun_s, cpu_s, redis_cpu_s = perf_counter(), process_time(), await redis_cpu(redis)
     for first in range(0, MESSAGES, WINDOW):
         await asyncio.gather(*(publish(number) for number in range(first, first + WINDOW)))
     rate = MESSAGES / (perf_counter() - begun_s)
     node_s, redis_s = process_time() - cpu_s, await redis_cpu(redis) - redis_cpu_s
-    each = [f"{seconds / MESSAGES * 1e6:.0f} us" for seconds in (node_s, redis_s)]
-    return f"{rate:>10,.0f} a second; CPU of each: node {each[0]}, Redis {each[1]}"
+    return Cost(rate, node_s / MESSAGES * 1e6, redis_s / MESSAGES * 1e6)
+
+
+async def compare(redis: Any, topics: Any, channels: int) -> None:
+    """Print the cost with and without a history, and the medians of the ratios of each repetition."""
+    pairs = []
+    for _ in range(REPETITIONS):
+        bare = await pipelined(redis, lambda number: topics.publish(f"bare:{number % channels}", PAYLOAD))
+        kept = await pipelined(redis, lambda number: topics.publish(f"kept:{number % channels}", PAYLOAD, history=KEPT))
+        pairs.append((bare, kept))
+    for label, costs in (("without a history", [bare for bare, _ in pairs]), ("with one", [kept for _, kept in pairs])):
+        rate = median(cost.rate for cost in costs)
+        each = [f"{median(getattr(cost, name) for cost in costs):.1f} us" for name in ("node_us", "redis_us")]
+        print(
+            f"{channels:>4} channels, {label:<18} {rate:>8,.0f} a second; CPU of each: node {each[0]}, Redis {each[1]}"
+        )
+    rates = median(kept.rate / bare.rate for bare, kept in pairs)
+    costs_of_redis = median(kept.redis_us / bare.redis_us for bare, kept in pairs)
+    print(f"{channels:>4} channels, ratios: {rates:.2f} of the rate, {costs_of_redis:.1f} times the CPU of Redis")
 
 
 async def redis_cpu(redis: Any) -> float:
@@ -90,12 +119,12 @@ async def measure(url: str) -> None:
         while not node.is_ready:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
         topics = registry["pubsub"].topics
-        bare = await pipelined(redis, lambda number: topics.publish(f"bare:{number % CHANNELS}", PAYLOAD))
+        for channels in (1, 100):
+            await compare(redis, topics, channels)
+        await redis.flushdb()
         before = await used_bytes(redis)
-        kept = await pipelined(redis, lambda number: topics.publish(f"kept:{number % CHANNELS}", PAYLOAD, history=KEPT))
+        await pipelined(redis, lambda number: topics.publish(f"kept:{number % CHANNELS}", PAYLOAD, history=KEPT))
         streams: list[Any] = [await redis.memory_usage(name, samples=0) for name in await redis.keys("*:history")]
-        print(f"published without a history {bare}")
-        print(f"published with one          {kept}")
         print(f"memory of a message         {sum(streams) / MESSAGES:>10,.0f} bytes in its stream")
         print(f"  and for its first 30 s    {(await used_bytes(redis) - before) / MESSAGES:>10,.0f} bytes in all")
         positions = [str(await topics.position(f"kept:{number}")) for number in range(CHANNELS)]
@@ -113,7 +142,7 @@ async def measure(url: str) -> None:
                 f"{CLIENTS:,} back at once to {label}: {CLIENTS / took_ms[-1] * 1000:,.0f} recoveries a second,", end=""
             )
             print(f" p50 {p50:,.0f} ms, p99 {p99:,.0f} ms, {cpu_s / CLIENTS * 1e6:,.0f} us of CPU each")
-            if label.endswith("nobody"):
+            if label == "an empty channel":
                 for connection, _ in clients[CHANNELS:]:
                     node.disconnect(connection, 1000)
         for connection in node.connections:

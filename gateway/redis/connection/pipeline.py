@@ -98,21 +98,35 @@ class Pipeline:
 
     def _queue(self, data: bytes, answers: int = 1) -> "asyncio.Future[Any]":
         """Queue one request; never waits. If the future is cancelled before the request was written, it is not sent."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refusal = self._refusal()
+        if refusal is not None:
+            fail(future, refusal)
+        else:
+            self._append(future, data, answers)
+        return future
+
+    def _refusal(self) -> BrokerUnavailable | None:
+        """Return why no request is accepted now; None = one is. Counts it."""
         if self._is_stopped:
-            fail(future, BrokerUnavailable("the connection is closed", is_undone=True))
-            return future
-        if len(self._waiting) + len(self._written) >= self._queue_max or self._pending_bytes >= self._queue_max_bytes:
+            return BrokerUnavailable("the connection is closed", is_undone=True)
+        if self._pending_count() >= self._queue_max or self._pending_bytes >= self._queue_max_bytes:
             self._refused.inc()
-            fail(future, BrokerUnavailable("too many requests to Redis are pending", is_undone=True))
-            return future
-        self._waiting.append((future, data, loop.time() + self._timeout_s, answers))
+            return BrokerUnavailable("too many requests to Redis are pending", is_undone=True)
+        return None
+
+    def _pending_count(self) -> int:
+        return len(self._waiting) + len(self._written)
+
+    def _append(self, future: "asyncio.Future[Any]", data: bytes, answers: int = 1) -> None:
+        self._waiting.append((future, data, asyncio.get_running_loop().time() + self._timeout_s, answers))
         self._pending_bytes += len(data)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._is_flush_due:
             self._is_flush_due = True
-            loop.call_soon(self._flush)
-        return future
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_flush_due = False

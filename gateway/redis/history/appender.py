@@ -1,8 +1,9 @@
 """HistoryAppender: sends publications that get a position, pipelined, by the script `publish`.
 
 Rules (in addition to those of `pipeline`; the first one replaces a rule there):
-- A publication that was written but not answered *is* sent again on the next connection, before later ones. Each has an
-  idempotency key, so it is published only once, and in the order of the calls.
+- Publications of one channel that are queued in one loop tick are one call of the script, see `batch`.
+- A call that was written but not answered *is* sent again on the next connection, before later ones. Each has an
+  idempotency key, so it is executed only once, and in the order of the calls.
 - Each publication carries the *run* (Redis' run_id, new at each start) of the server to which it is sent. If a history
   was written under another run, this server may have started from an older copy, so the history gets a new epoch.
 - Nothing is sent before Redis has loaded the script. Otherwise, if another node loads it between two publications, the
@@ -13,7 +14,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -29,6 +30,7 @@ from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.connection.scripts import sharded
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
+from snorky.gateway.redis.history.batch import Batch, Entry
 from snorky.gateway.redis.keys import channel_name, node_channel_name, once_key, state_key, stream_key
 from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
 
@@ -92,6 +94,8 @@ class HistoryAppender(Publisher):
         self._source = sharded(_SOURCE) if is_sharded else _SOURCE
         self._digest = _digest(self._source)
         self._is_loaded = False
+        self._open: dict[str, Batch] = {}  # by channel: of this loop tick
+        self._batched = 0  # publications, beyond one for each request
         self._repeated = 0  # how many of the oldest were already sent on a lost connection
         self._is_selected = self._is_run_known = False
         self._runs = b""  # as the script expects them
@@ -108,37 +112,97 @@ class HistoryAppender(Publisher):
         self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
     ) -> "asyncio.Future[Position]":
         """See Appender.append."""
-        name = node_channel_name(self._prefix, key)  # only nodes may publish positions
-        rest = b"" if to is None else b" " + selector_text(to)
-        return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s), rest)
+        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+        entry = Entry(future, payload, b"" if to is None else b" " + selector_text(to))
+        if once is not None:
+            self._end_batch(key)
+            return self._queue(self._script(key, [entry], history, once))
+        refusal = self._refusal()
+        if refusal is not None:
+            fail(future, refusal)
+            return future
+        batch = self._open.get(key)
+        if batch is not None and not batch.takes(entry, history):
+            self._end_batch(key)
+            batch = None
+        if batch is None:
+            batch = self._open[key] = Batch(key, history)
+            self._flush_soon()
+        batch.entries.append(entry)
+        batch.size += entry.size
+        self._pending_bytes += entry.size
+        self._batched += 1
+        return future
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         """See Appender.publish_once."""
-        return self._queue_script(key, channel_name(self._prefix, key), payload, once, b"0", b"0")
+        self._end_batch(key)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        return self._queue(self._script(key, [Entry(future, payload, b"")], None, once))
 
-    def _queue_script(
-        self, key: str, name: bytes, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes, rest: bytes = b""
-    ) -> "asyncio.Future[Any]":
+    def _script(self, key: str, entries: Sequence[Entry], history: History | None, once: str | None) -> bytes:
+        """Build a call of the script. history: None = the publications get no positions."""
+        first, *further = entries
+        # only nodes may publish positions
+        name = (channel_name if history is None else node_channel_name)(self._prefix, key)
+        size, ttl_ms = (b"0", b"0") if history is None else (b"%d" % history.size, _milliseconds(history.ttl_s))
         keep_s = OWN_S if once is None else ONCE_S
         once = "own " + secrets.token_hex(8) if once is None else "given " + once
-        return self._queue(
-            command(
-                b"EVALSHA",
-                self._digest,
-                b"3",
-                state_key(self._prefix, key),
-                stream_key(self._prefix, key),
-                once_key(self._prefix, key, once),
-                name,
-                payload,
-                secrets.token_hex(16).encode() + rest,
-                size,
-                ttl_ms,
-                _milliseconds(KEEP_S),
-                _milliseconds(keep_s),
-                self._runs,
-            )
+        return command(
+            b"EVALSHA",
+            self._digest,
+            b"3",
+            state_key(self._prefix, key),
+            stream_key(self._prefix, key),
+            once_key(self._prefix, key, once),
+            name,
+            first.payload,
+            secrets.token_hex(16).encode() + first.rest,
+            size,
+            ttl_ms,
+            _milliseconds(KEEP_S),
+            _milliseconds(keep_s),
+            *(word for entry in further for word in (entry.payload, entry.rest)),
+            self._runs,
         )
+
+    def _end_batch(self, key: str) -> None:
+        """Queue the call of an open batch, if there is one. Publications that were cancelled are not sent."""
+        batch = self._open.pop(key, None)
+        if batch is None:
+            return
+        self._pending_bytes -= batch.size
+        self._batched -= len(batch.entries)
+        batch.drop_cancelled()
+        if len(batch.entries) == 1:
+            self._append(batch.entries[0].future, self._script(key, batch.entries, batch.history, None))
+        elif batch.entries:
+            self._batched += len(batch.entries) - 1
+            batch.add_done_callback(lambda _: self._on_batch_ended(batch))
+            self._append(batch, self._script(key, batch.entries, batch.history, None))
+
+    def _drop_cancelled(self) -> None:
+        """Build again the calls that have waited for a connection, without what was cancelled meanwhile."""
+        for place, (future, data, due, answers) in enumerate(self._waiting):
+            if place < self._repeated or not isinstance(future, Batch):
+                continue  # what was written before is repeated unchanged
+            count = len(future.entries)
+            if not future.drop_cancelled():
+                continue
+            self._batched -= count - len(future.entries)
+            if not future.entries:
+                future.set_result("")
+                continue
+            new = self._script(future.key, future.entries, future.history, None)
+            self._pending_bytes += len(new) - len(data)
+            self._waiting[place] = (future, new, due, answers)
+
+    def _on_batch_ended(self, batch: Batch) -> None:
+        self._batched -= len(batch.entries) - 1
+        batch.spread_error()
+
+    def _pending_count(self) -> int:
+        return super()._pending_count() + self._batched
 
     # -- the wire ----------------------------------------------------------------------------------------------
 
@@ -191,6 +255,10 @@ class HistoryAppender(Publisher):
 
     def _flush(self) -> None:
         if self._is_loaded:
+            self._drop_cancelled()
+        for key in tuple(self._open):
+            self._end_batch(key)
+        if self._is_loaded:
             super()._flush()
             return
         self._is_flush_due = False
@@ -216,7 +284,10 @@ class HistoryAppender(Publisher):
                 continue
             try:
                 text = reply.decode()  # type: ignore[attr-defined]  # or it raises
-                future.set_result(Position.parse(text) if text else None)
+                if isinstance(future, Batch):
+                    future.spread(text)
+                else:
+                    future.set_result(Position.parse(text) if text else None)
             except (AttributeError, ValueError):
                 fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
                 raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}") from None

@@ -5,6 +5,7 @@
 A guard is found by its exact text. A text that no longer exists is an error, so the tables stay current.
 """
 
+from tests.fault_lab.mutations.batches import BATCH_MUTATIONS
 from tests.fault_lab.mutations.centrifuge import CENTRIFUGE_MUTATIONS
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
 from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
@@ -35,6 +36,7 @@ __all__ = ["MUTATIONS", "Mutation", "mutate"]
 MUTATIONS: tuple[Mutation, ...] = (
     *GATEWAY_MUTATIONS,
     *REDIS_MUTATIONS,
+    *BATCH_MUTATIONS,
     *LIBRARY_MUTATIONS,
     *SCRIPTS_MUTATIONS,
     *HTTP_MUTATIONS,

@@ -9,6 +9,8 @@ _BY_PROTOCOL = "tests/e2e/test_permissions_of_protocols.py"
 _PUSHER = test(_BY_PROTOCOL, "true_for_pusher")
 _TABLE = test("tests/e2e/test_permissions.py", "true and json")
 _TOKENS = test(_BY_TOKEN, "true and json")
+_TOKENS_OF_CENTRIFUGE = test(_BY_TOKEN, "true_for_centrifuge")
+_TOKENS_OF_PUSHER = test(_BY_TOKEN, "true_for_pusher")
 _KEYS = test("tests/e2e/test_permissions_of_backends.py", "true and node")
 
 TABLE_MUTATIONS: tuple[Mutation, ...] = (
@@ -165,6 +167,55 @@ TABLE_MUTATIONS: tuple[Mutation, ...] = (
         old='if not is_signed(self._app, signed, data.get("auth")):',
         new="if False:",
         argv=test(_BY_PROTOCOL, "no_valid_signature"),
+    ),
+    Mutation(
+        guard="centrifuge: expired subscription token",
+        file="gateway/auth/tokens.py",
+        old='"require": expiry, "verify_sub": False',
+        new='"require": expiry, "verify_sub": False, "verify_exp": False',
+        argv=_TOKENS_OF_CENTRIFUGE,
+    ),
+    Mutation(
+        guard="centrifuge: a refused token in a handshake",
+        file="gateway/http/protocols/centrifuge/websocket.py",
+        old="DIALECTS[form], remote_ip, session=session, refusal=refusal)",
+        new="DIALECTS[form], remote_ip, session=session, refusal=None)",
+        argv=_TOKENS_OF_CENTRIFUGE,
+    ),
+    Mutation(
+        guard="pusher: a refused token in a handshake",
+        file="gateway/http/protocols/pusher/websocket.py",
+        old="dialect_of(service), remote_ip, session=session, refusal=refusal)",
+        new="dialect_of(service), remote_ip, session=session, refusal=None)",
+        argv=_TOKENS_OF_PUSHER,
+    ),
+    Mutation(
+        guard="pusher: a signature in place of a subscription token",
+        file="gateway/http/protocols/pusher/client.py",
+        old='if not is_signed(self._app, signed, data.get("auth")):',
+        new="if False:",
+        argv=_TOKENS_OF_PUSHER,
+    ),
+    Mutation(
+        guard="pusher: a signature is for one connection",
+        file="gateway/http/protocols/pusher/names.py",
+        old="return f\"{int(node.removeprefix('n'), 16)}.{serial}\"",
+        new="return f\"{int(node.removeprefix('n'), 16)}.1\"",
+        argv=_TOKENS_OF_PUSHER,
+    ),
+    Mutation(
+        guard="pusher: a signature in place of an identity",
+        file="gateway/http/protocols/pusher/client.py",
+        old='if not isinstance(text, str) or not is_signed(self._app, signed, data.get("auth")):',
+        new="if not isinstance(text, str):",
+        argv=_TOKENS_OF_PUSHER,
+    ),
+    Mutation(
+        guard="pusher: a required identity",
+        file="gateway/http/protocols/pusher/client.py",
+        old="if self._endpoint.registry.requires_identity and connection.identity is None:",
+        new="if False:",
+        argv=_TOKENS_OF_PUSHER,
     ),
     Mutation(
         guard="a wrong key",

@@ -337,8 +337,15 @@ PUSHER_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="publication: the script writes the selector",
         file="gateway/redis/history/lua/publish.lua",
-        old=" .. string.sub(ARGV[3], 33)",
-        new="",
+        old="rest = string.sub(ARGV[3], 33)",
+        new="rest = ''",
+        argv=test(TO_SOME, "test_history_has_it_for_all_and_the_excluded_client_recovers"),
+    ),
+    Mutation(
+        guard="publication: each of a batch has its selector",
+        file="gateway/redis/history/lua/publish.lua",
+        old="ARGV[7 + 2 * number]",
+        new="''",
         argv=test(TO_SOME, "test_all_but_the_excluded_connection_receive_it_and_positions_continue"),
     ),
 )

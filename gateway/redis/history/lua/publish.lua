@@ -1,14 +1,16 @@
 #!lua
--- Publish once, in order, and with a position if the channel has a history. `library_text.py` also builds the function
--- snorky_publish from this text.
+-- Publish once, in order, and with a position if the channel has a history; perhaps several publications of one channel.
+-- `library_text.py` also builds the function snorky_publish from this text.
 -- KEYS state, stream, and an idempotency key if there is one
 -- ARGV channel, payload, entropy (32 hexadecimal digits) and the rest of the header, size (0 = any), ttl_ms (0 = no history), keep_ms: how much
---      longer than the stream the state lives, key_ttl_ms, runs of servers, separated by blanks: this server's, then
---      those of servers from which the slot may have been migrated; absent: runs are not compared
+--      longer than the stream the state lives, key_ttl_ms; for each further publication its payload and the rest of its
+--      header; runs of servers, separated by blanks: this server's, then those of servers from which the slot may have
+--      been migrated; absent: runs are not compared
 -- State: run of the server that wrote it; epoch, offset and tag of the last entry; marks: "MS:OFFSET ...", the offset
 -- reached at each time, from which expired offsets are computed; next_ms: when the next mark is due.
 -- An entry is OFFSET-0 with tag, predecessor's tag and payload, in this order.
--- Returns EPOCH:OFFSET:TAG, or '' if the channel has no history.
+-- Returns EPOCH:OFFSET:TAG, or '' if the channel has no history. Of several publications: EPOCH, the last OFFSET, and all
+-- tags, separated by blanks.
 if KEYS[3] then
   local before = redis.call('GET', KEYS[3])
   if before then
@@ -27,10 +29,11 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'next_ms', 'marks', 'run')
 local epoch, offset, previous = state[1], tonumber(state[2] or '0'), state[3]
 local run, is_due = state[6], false
-if ARGV[8] then
-  run = string.match(ARGV[8], '^%S*')
+local runs = #ARGV % 2 == 0 and ARGV[#ARGV]
+if runs then
+  run = string.match(runs, '^%S*')
   is_due = state[6] ~= run
-  if is_due and not (state[6] and state[6] ~= '' and string.find(ARGV[8], state[6], 1, true)) then
+  if is_due and not (state[6] and state[6] ~= '' and string.find(runs, state[6], 1, true)) then
     epoch = nil -- this run may have started from an older copy: entries stay, but clients may have later positions
   end
 elseif not epoch then
@@ -38,24 +41,37 @@ elseif not epoch then
   run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 end
 -- Not from math.random, which repeats the same sequence after every start of the server.
-local function tag(entropy, last)
-  local mixed = (tonumber(string.sub(last, -8), 16) * 69069 + time[2] + time[1]) % 4294967296
-  return entropy .. string.format('%08x', mixed)
+local function mix(number)
+  return (number * 69069 + time[2] + time[1]) % 4294967296
 end
 if not epoch then
   epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)
   if not previous then
-    previous = tag(string.sub(ARGV[3], 17, 24), '0')
+    previous = string.sub(ARGV[3], 17, 24) .. string.format('%08x', mix(0))
     redis.call('DEL', KEYS[2])
   end
 end
-offset = offset + 1
-local new = tag(string.sub(ARGV[3], 25, 32), previous)
-local id = string.format('%d-0', offset)
-if ARGV[4] == '0' then
-  redis.call('XADD', KEYS[2], id, 't', new, 'p', previous, 'd', ARGV[2])
-else
-  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], id, 't', new, 'p', previous, 'd', ARGV[2])
+local format, entropy = string.format, string.sub(ARGV[3], 25, 32)
+local new, mixed = previous, tonumber(string.sub(previous, -8), 16)
+local last = math.floor((#ARGV - 7) / 2) -- number of the last publication; the first one has number 0
+local tags, news = {}, {} -- all tags; and what is published when the state is written
+for number = 0, last do
+  local payload, rest = ARGV[2], nil
+  if number == 0 then
+    rest = string.sub(ARGV[3], 33)
+  else
+    payload, rest = ARGV[6 + 2 * number], ARGV[7 + 2 * number]
+  end
+  offset, previous, mixed = offset + 1, new, mix(mixed)
+  new = entropy .. format('%08x', mixed)
+  local id = format('%d-0', offset)
+  if ARGV[4] == '0' or number < last then
+    redis.call('XADD', KEYS[2], id, 't', new, 'p', previous, 'd', payload)
+  else
+    redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], id, 't', new, 'p', previous, 'd', payload)
+  end
+  tags[number + 1] = new
+  news[number + 1] = format('\1931 %s:%d:%s %s j%s\n', epoch, offset, new, previous, rest) .. payload
 end
 local ttl_ms, next_ms = tonumber(ARGV[5]), tonumber(state[4] or '0')
 if not is_due and now_ms < next_ms and next_ms <= now_ms + ttl_ms then
@@ -79,9 +95,11 @@ else
   redis.call('PEXPIRE', KEYS[2], string.format('%d', ttl_ms + step_ms))
   redis.call('PEXPIRE', KEYS[1], string.format('%d', ttl_ms + step_ms + ARGV[6]))
 end
-local position = string.format('%s:%d:%s', epoch, offset, new)
+local position = string.format('%s:%d:%s', epoch, offset, table.concat(tags, ' '))
 if KEYS[3] then
   redis.call('SET', KEYS[3], position, 'PX', ARGV[7])
 end
-redis.call('PUBLISH', ARGV[1], '\1931 ' .. position .. ' ' .. previous .. ' j' .. string.sub(ARGV[3], 33) .. '\n' .. ARGV[2])
+for _, each in ipairs(news) do
+  redis.call('PUBLISH', ARGV[1], each)
+end
 return position

@@ -1,10 +1,15 @@
-"""HistoryAppender: what the refusal of a publication proves when the answer to an earlier attempt was lost."""
+"""HistoryAppender: what a refusal proves when an earlier answer was lost; batches, their limits and faults."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.target import target_from_url
@@ -51,3 +56,73 @@ async def test_a_refusal_proves_nothing_when_an_earlier_answer_was_lost(is_lost:
             assert refusal.value.is_undone
         finally:
             await appender.stop()
+
+
+@asynccontextmanager
+async def appending(redis: ScriptedRedis) -> AsyncIterator[HistoryAppender]:
+    appender = HistoryAppender(
+        target_from_url(redis.url), prefix="p", client_name="c", metrics=Metrics(), timeouts=RedisTimeouts()
+    )
+    appender.start()
+    try:
+        yield appender
+    finally:
+        await appender.stop()
+
+
+def publish(appender: HistoryAppender, *payloads: bytes) -> "list[asyncio.Future[Position]]":
+    return [appender.append("pubsub:a", payload, History(10, 60.0), None) for payload in payloads]
+
+
+async def test_an_answer_that_is_not_of_the_batch_is_no_position_of_it() -> None:
+    async with ScriptedRedis() as redis, appending(redis) as appender:
+        await accept(redis, appender)
+        futures = publish(appender, b"1", b"2", b"3")
+        await redis.next(b"EVALSHA")
+        answer = b"epoch:7:tag1 tag2"
+        redis.send(b"$%d\r\n%b\r\n" % (len(answer), answer))
+        for future in futures:
+            with pytest.raises(BrokerUnavailable) as unknown:
+                await future
+            assert "unexpected answer" in unknown.value.what
+        assert appender._pending_count() == appender._pending_bytes == 0
+
+
+async def test_what_is_cancelled_while_there_is_no_connection_is_not_sent() -> None:
+    async with ScriptedRedis() as redis, appending(redis) as appender:
+        futures = publish(appender, b"one", b"two", b"three")
+        lost = publish(appender, *[b"four"] * 2)
+        await asyncio.sleep(0)  # the batch is built
+        await asyncio.sleep(0)
+        gone = publish(appender, b"five", b"six")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for future in (futures[1], *lost, *gone):
+            future.cancel()
+        await accept(redis, appender)
+        words = await redis.next(b"EVALSHA")
+        assert b"one" in words and b"three" in words
+        assert not {b"two", b"four", b"five", b"six"} & set(words)
+        answer = b"epoch:2:tag1 tag2"
+        redis.send(b"$%d\r\n%b\r\n" % (len(answer), answer))
+        assert [await futures[0], await futures[2]] == [Position("epoch", 1, "tag1"), Position("epoch", 2, "tag2")]
+        await asyncio.sleep(0)
+        assert appender._pending_count() == appender._pending_bytes == 0
+
+
+async def test_publications_of_batches_count_towards_the_limits() -> None:
+    async with ScriptedRedis() as redis, appending(redis) as appender:
+        appender._queue_max = 5
+        futures = publish(appender, *[b"x"] * 3)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        futures += publish(appender, *[b"x"] * 4)
+        done = [future for future in futures if future.done()]
+        assert len(done) == 2
+        assert all(isinstance(future.exception(), BrokerUnavailable) for future in done)
+        appender._queue_max, appender._queue_max_bytes = 100, 10_000
+        count = len([future for future in publish(appender, *[b"x" * 1000] * 20) if not future.done()])
+        assert count < 11
+    await asyncio.sleep(0)
+    assert all(isinstance(future.exception(), BrokerUnavailable) for future in futures)
+    assert appender._pending_count() == appender._pending_bytes == 0

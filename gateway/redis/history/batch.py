@@ -1,0 +1,81 @@
+"""Batch: publications of one channel that one call of the script `publish` publishes.
+
+Rules:
+- The call is executed once or not at all, so all publications of a batch have the same outcome.
+- They get consecutive positions, in the order of the calls of `append`.
+- One idempotency key stands for the whole batch. A publication with a key of its caller is never part of a batch.
+"""
+
+import asyncio
+import copy
+from dataclasses import dataclass
+from typing import Final
+
+from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.protocol.publication import Position
+from snorky.gateway.redis.connection.pipeline import fail
+
+__all__ = ["BATCH_MAX", "BATCH_MAX_BYTES", "Batch", "Entry"]
+
+BATCH_MAX: Final = 64  # publications; Redis executes nothing else meanwhile
+BATCH_MAX_BYTES: Final = 262_144
+_ENTRY_BYTES: Final = 64  # of memory, beside the payload
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One publication. rest: of its header, after the position."""
+
+    future: "asyncio.Future[Position]"
+    payload: bytes
+    rest: bytes
+
+    @property
+    def size(self) -> int:
+        """The bytes that it counts for."""
+        return len(self.payload) + len(self.rest) + _ENTRY_BYTES
+
+
+class Batch(asyncio.Future[str]):
+    """The request of a batch, as `Pipeline` sees it: its result is the answer. key: the channel. history: its own."""
+
+    def __init__(self, key: str, history: History) -> None:
+        super().__init__()
+        self.key = key
+        self.history = history
+        self.entries: list[Entry] = []
+        self.size = 0
+
+    def takes(self, entry: Entry, history: History) -> bool:
+        """True if there is room for one more publication with this history."""
+        has_room = len(self.entries) < BATCH_MAX and self.size + entry.size <= BATCH_MAX_BYTES
+        return has_room and history == self.history
+
+    def drop_cancelled(self) -> bool:
+        """Remove publications that were cancelled; returns True if there were any."""
+        wanted = [entry for entry in self.entries if not entry.future.done()]
+        is_changed = len(wanted) < len(self.entries)
+        self.entries = wanted
+        return is_changed
+
+    def spread(self, answer: str) -> None:
+        """Tell each publication its position. answer: EPOCH, last OFFSET and all tags. Raises ValueError."""
+        last_tag = answer.rpartition(" ")[2]
+        epoch, offset, tags = answer.split(":")
+        last = Position.parse(f"{epoch}:{offset}:{last_tag}")
+        found = tags.split(" ")
+        if len(found) != len(self.entries):
+            raise ValueError("not the positions of this batch")
+        self.set_result(answer)
+        first = last.offset - len(found) + 1
+        for place, (entry, tag) in enumerate(zip(self.entries, found, strict=True), first):
+            if not entry.future.done():
+                entry.future.set_result(Position(epoch, place, tag))
+
+    def spread_error(self) -> None:
+        """Fail each publication if the batch has failed."""
+        error = self.exception()
+        if isinstance(error, BrokerUnavailable):
+            for entry in self.entries:
+                fail(entry.future, copy.copy(error))
