@@ -108,6 +108,12 @@ class HistoryAppender(Publisher):
         """See Appender.runs."""
         return b""
 
+    async def stop(self) -> None:
+        """See Appender.stop."""
+        for key in tuple(self._open):
+            self._end_batch(key)
+        await super().stop()
+
     def append(
         self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
     ) -> "asyncio.Future[Position]":
