@@ -22,8 +22,8 @@ _BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 class Form:
     """encode: a reply or push. read: the commands of a frame, each with its size; raises InvalidMessage.
 
-    publication: encodes the push of a publication, from its channel, its payload as one line, and its offset, if it has
-    one. The result is that of `encode`; each delivery to a channel needs it, so it is written for speed.
+    publication: encodes the push of a publication, from its channel, its payload, and its offset, if it has one. The
+    result is that of `encode`; each delivery to a channel needs it, so it is written for speed.
     between: what joins messages in a frame. ping: an empty message.
     """
 
@@ -81,7 +81,7 @@ def _with_raw(value: Any) -> Any:
 
 def _publication(channel: str, payload: bytes, offset: int | None) -> bytes:
     place = b"" if offset is None else b',"offset":%d' % offset
-    return b'{"push":{"channel":%b,"pub":{"data":%b%b}}}' % (msgspec.json.encode(channel), payload, place)
+    return b'{"push":{"channel":%b,"pub":{"data":%b%b}}}' % (msgspec.json.encode(channel), one_line(payload), place)
 
 
 def _read_lines(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:

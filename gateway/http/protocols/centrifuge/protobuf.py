@@ -7,6 +7,7 @@ is decoded as `Verbatim`: these clients receive the bytes that they publish.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -128,8 +129,12 @@ FIELDS_MAX: Final = 1_100  # of one message: a client that connects again names 
 
 
 def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return _ONE_BYTE[value]
+    if value < len(_SHORT):
+        return _SHORT[value]
+    return _any_varint(value)
+
+
+def _any_varint(value: int) -> bytes:
     found = bytearray()
     while value > 0x7F:
         found.append(value & 0x7F | 0x80)
@@ -142,7 +147,7 @@ def _tag(number: int, kind: str) -> bytes:
     return _varint(number << 3 | (_VARINT if kind in _NUMBERS else _BYTES))
 
 
-_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
+_SHORT: Final = tuple(map(_any_varint, range(1024)))  # lengths of most messages
 _BY_NAME: Final = {
     name: {field: (_tag(number, kind), kind) for field, (number, kind) in fields.items()}
     for name, fields in _MESSAGES.items()
@@ -162,9 +167,17 @@ def encode_reply(reply: Mapping[str, Any]) -> bytes:
 
 def encode_publication(channel: str, payload: bytes, offset: int | None) -> bytes:
     """Encode the push of a publication as `encode_reply` does. payload: JSON."""
-    pub = _DATA + delimited(payload) + (_OFFSET + _varint(offset) if offset else b"")
-    name = _CHANNEL_OF_PUSH + delimited(channel.encode()) if channel else b""
-    return delimited(_PUSH + delimited(name + _PUB + delimited(pub)))
+    name = _channel_of_push(channel)
+    place = _OFFSET + _varint(offset) if offset else b""
+    pub = b"%b%b%b%b" % (_DATA, _varint(len(payload)), payload, place)
+    push = b"%b%b%b%b" % (name, _PUB, _varint(len(pub)), pub)
+    size = _varint(len(push))
+    return b"%b%b%b%b" % (_varint(len(_PUSH) + len(size) + len(push)), _PUSH, size, push)
+
+
+@lru_cache(maxsize=1024)
+def _channel_of_push(channel: str) -> bytes:
+    return _CHANNEL_OF_PUSH + delimited(channel.encode()) if channel else b""
 
 
 def delimited(data: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, one_line, payload_of
+from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, payload_of
 from snorky.gateway.protocol.codec import Encoding, Json
 from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect, binary_frame, text_frame
@@ -40,7 +40,7 @@ class _PushRendering:
 
     def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
         """See `Rendering`."""
-        return self._form.publication(_name(channel), one_line(payload), None if position is None else position.offset)
+        return self._form.publication(_name(channel), payload, None if position is None else position.offset)
 
     def change(self, channel: Json, change: Change) -> bytes | None:
         """See `Rendering`."""
