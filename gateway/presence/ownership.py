@@ -194,16 +194,17 @@ class Ownership:
         owned = self._of(connection)
         is_new = (names, name) not in owned.names
         owned.names.add((names, name))
-        is_ours = False
         try:
             is_ours = await self.directory.claim(names, name, connection.serial, identity)
         except BaseException:
             if is_new:
+                owned.names.discard((names, name))
                 self._schedule_release(lambda: self._release_again(connection.serial, names, name))
             raise
-        finally:
-            if is_new and not is_ours:
+        else:
+            if not is_ours:  # also if it owned the name before: another connection has it now
                 owned.names.discard((names, name))
+        finally:
             self._recheck(connection)
         if connection.is_closed:
             raise ConnectionClosed
@@ -270,7 +271,7 @@ class Ownership:
             return None
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
-        """Close a connection that lost a name while this node was away: its client must reconnect and resync."""
+        """Close a connection that lost a name to another one: its client must reconnect and resync."""
         owned = self._owned.get(serial)
         if owned is not None and (names, name) in owned.names:  # else it has just released the name
             owned.names.discard((names, name))

@@ -245,6 +245,18 @@ async def test_the_same_identity_takes_a_name_over_and_the_loser_is_notified(clu
     assert b.lost == []
 
 
+async def test_the_loser_of_a_name_is_notified_although_the_name_was_released_since(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    names = [f"desk {number}" for number in range(20)]
+    for serial, name in enumerate(names):
+        assert await a.claim(NAMES, name, serial, "alice")
+    for name in names:
+        assert await b.claim(NAMES, name, 1, "alice")
+        assert await b.directory.release(NAMES, name, 1)
+    await cluster.until(lambda: sorted(a.lost) == sorted((NAMES, name, at) for at, name in enumerate(names)))
+    assert await a.directory.list_names(NAMES) == []
+
+
 async def test_a_name_without_identity_is_never_taken_over(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     assert await a.directory.claim(NAMES, "desk", 1)

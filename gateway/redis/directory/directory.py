@@ -121,7 +121,9 @@ class RedisDirectory:
             node_id=node_id,
             is_mine=lambda incarnation: incarnation in self._incarnations,
             on_message=lambda serial, message: self._present.on_direct(serial, message),
-            on_lost=lambda names, name, serial: self._reconciler.suspect([OwnedName(names, name, serial)]),
+            on_lost=lambda names, name, serial: self._reconciler.suspect(
+                [OwnedName(names, name, serial)], is_taken=True
+            ),
             on_interrupted=lambda: self._reconciler.suspect(self._local_holdings.names()),
             timeout_s=timeout_s,
         )

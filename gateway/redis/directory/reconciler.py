@@ -7,7 +7,10 @@ The steps, in this order; after a failure they start again, with the next renewa
    are removed first. A name that another owner has may also come from an older copy; it is *contested* until that owner
    or a reaper had time to release it.
 3. Run the pending cleanups (see `holdings`).
-4. Check the suspected names: does this node still own them?
+4. Check the suspected names: does this node still own them? A name that was taken over is lost, even if it is free now:
+   the connection that took it may have released it before this node checks. It is never contested, because an older
+   copy sends no notices. If a name is free and no notice says that it was taken, Redis may have lost it, so everything
+   is registered again.
 5. Once a minute, compare Redis with the local holdings, because Redis may have evicted keys.
 """
 
@@ -15,6 +18,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -37,6 +41,14 @@ COMPARE_EVERY_S: Final = 60.0
 EVICTION_HELP: Final = "is maxmemory-policy noeviction?"
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Suspicion:
+    """A reason to check whether a name is still owned. is_taken: a notice says that it was taken over."""
+
+    is_taken: bool
+
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -78,7 +90,7 @@ class Reconciler:
         self._fenced: list[str] = []  # fenced incarnations to sweep
         self._registration: str | None = None  # how to register all again: "joined", "quietly"; None: not needed
         self._is_registering = False  # registering all again is in progress
-        self._suspects: set[OwnedName] = set()
+        self._suspects: dict[OwnedName, _Suspicion] = {}
         self._todo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -128,9 +140,15 @@ class Reconciler:
         if not self.is_idle or self._last_runs is None:
             self._todo.set()
 
-    def suspect(self, names: Iterable[OwnedName]) -> None:
-        """Queue these names for a check whether this node still owns them."""
-        self._suspects.update(names)
+    def suspect(self, names: Iterable[OwnedName], *, is_taken: bool = False) -> None:
+        """Queue these names for a check whether this node still owns them.
+
+        is_taken: Redis has notified this node that another connection took them over. The connection may have claimed
+        them again since.
+        """
+        for name in names:
+            known = self._suspects.get(name)
+            self._suspects[name] = _Suspicion(is_taken or (known is not None and known.is_taken))
         self._todo.set()
 
     def schedule_cleanup(self, owner: str, holding: OwnedItem) -> None:
@@ -309,25 +327,32 @@ class Reconciler:
                         self._local_holdings.cleanup_ran(owner, each)
 
     async def _verify(self) -> None:
-        for name in list(self._suspects):
+        for name, suspicion in list(self._suspects.items()):
             async with self._local_holdings.locked_all([name]) as held:
                 if name in held:
                     found = await self._claims.find(name.names, name.name)
                     if self._registration is not None:
                         return  # there is a new connection: this answer may be of an older copy
-                    if found is not None and (found.node_id, found.serial) != (self._lease.node_id, name.serial):
+                    if found is not None and (found.node_id, found.serial) == (self._lease.node_id, name.serial):
+                        pass  # it has claimed the name again since, or Redis never lost it
+                    elif suspicion.is_taken:
+                        self._lose(held[name], self._lease.owner, name)
+                    elif found is None:
+                        self.on_lost_state()
+                    else:
                         self._lose_unless_contested(held[name], self._lease.owner, name)
-            self._suspects.discard(name)
+            if self._suspects.get(name) is suspicion:  # otherwise a notice came, perhaps after Redis had answered
+                del self._suspects[name]
 
     def _lose_unless_contested(self, holdings: Holdings, owner: str, name: OwnedName) -> None:
         """Handle a name that another owner has: lost, or contested if Redis may just have restored an older copy."""
         if asyncio.get_running_loop().time() < self._contest_until or self._is_searching():
             self._contested.add(name)
         else:
-            self._contested.discard(name)
             self._lose(holdings, owner, name)
 
     def _lose(self, holdings: Holdings, owner: str, name: OwnedName) -> None:
+        self._contested.discard(name)
         holdings.all.discard(name)
         self._owned_index.forget(owner, [name])
         try:

@@ -177,6 +177,55 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/leases/test_server.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
     ),
     Mutation(
+        guard="a takeover that was released since",  # the loser would believe to own what anybody can claim
+        file="gateway/redis/directory/reconciler.py",
+        old="                    elif suspicion.is_taken:\n",
+        new="                    elif suspicion.is_taken and found is not None:\n",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "name_was_taken_over_loses_it and nobody"),
+    ),
+    Mutation(
+        guard="a takeover is not contested",
+        file="gateway/redis/directory/reconciler.py",
+        old="                    elif suspicion.is_taken:\n",
+        new="                    elif suspicion.is_taken and found is None:\n",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "taken_over_is_not_contested"),
+    ),
+    Mutation(
+        guard="a notice during a check",
+        file="gateway/redis/directory/reconciler.py",
+        old="            if self._suspects.get(name) is suspicion:",
+        new="            if True:",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "arrives_during_the_check"),
+    ),
+    Mutation(
+        guard="names that redis lost unnoticed",
+        file="gateway/redis/directory/reconciler.py",
+        old="                    elif found is None:\n                        self.on_lost_state()\n",
+        new="                    elif found is None:\n                        pass\n",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "redis_has_lost_is_claimed_again"),
+    ),
+    Mutation(
+        guard="a notice stays a notice",  # although an interruption suspects all names
+        file="gateway/redis/directory/reconciler.py",
+        old="_Suspicion(is_taken or (known is not None and known.is_taken))",
+        new="_Suspicion(is_taken)",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "does_not_replace_the_notice"),
+    ),
+    Mutation(
+        guard="notices mark their names",
+        file="gateway/redis/directory/directory.py",
+        old="                [OwnedName(names, name, serial)], is_taken=True\n",
+        new="                [OwnedName(names, name, serial)]\n",
+        argv=test("tests/faults/leases/test_nodes.py", "free_or_anothers_now and redis"),
+    ),
+    Mutation(
+        guard="a second claim that fails",
+        file="gateway/presence/ownership.py",
+        old="            if not is_ours:  # also if it owned the name before: another connection has it now\n",
+        new="            if not is_ours and is_new:\n",
+        argv=test("tests/unit/presence/test_ownership.py", "not_owned_after_a_second_claim"),
+    ),
+    Mutation(
         guard="sightings only by a node that can renew",
         file="gateway/redis/directory/reaper.py",
         old="if self._lease.is_failing or not self._lease.is_held:",

@@ -13,7 +13,8 @@ from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed
 from snorky.gateway.redis import Timings
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.directory.owned_index import RosterEntry
-from snorky.gateway.redis.keys import owned_key
+from snorky.gateway.redis.keys import names_key, owned_key
+from tests.support.fakes.brokers import PREFIX
 from tests.support.fakes.directories import FakeNode, RedisTestCluster
 from tests.support.processes.nodes import Process
 from tests.support.processes.tools import ROOT, eventually
@@ -246,3 +247,32 @@ async def test_a_name_is_lost_only_if_another_owner_has_it(cluster: RedisTestClu
     await a.directory.find(NAMES, "desk")
     await a.directory.find(NAMES, "desk")  # answered after the requests of the news
     assert a.lost == [] and inside(a)._local_holdings.names()
+
+
+async def test_a_name_that_was_taken_over_is_lost_although_it_is_free_or_anothers_now(
+    cluster: RedisTestCluster,
+) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    for serial, name in ((1, "desk"), (2, "chair")):
+        await a.claim(NAMES, name, serial, "alice")
+    holdings = inside(a)._local_holdings
+    async with holdings.locked(1), holdings.locked(2):  # a checks late
+        for name in ("desk", "chair"):
+            assert await b.directory.claim(NAMES, name, 1, "alice")
+            assert await b.directory.release(NAMES, name, 1)
+        assert await b.claim(NAMES, "chair", 2, "bob")
+        assert await b.directory.send(Owner("a", a.directory.incarnation, 1), b"fence")
+    await cluster.until(lambda: sorted(a.lost) == [(NAMES, "chair", 2), (NAMES, "desk", 1)])
+    assert await names_of(a) == {"chair": Owner("b", b.directory.incarnation, 2)}
+    assert not holdings.names() and not b.lost
+
+
+async def test_names_that_redis_has_lost_are_claimed_again_after_an_interruption(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 3)
+    before = await names_of(b)
+    async with cluster.client() as client:
+        await client.delete(names_key(PREFIX, NAMES))
+        await client.client_kill_filter(_type="pubsub")
+        await eventually(lambda: all_claimed(b, 3), within_s=5, what="names claimed again")
+    assert await names_of(b) == before and not a.lost

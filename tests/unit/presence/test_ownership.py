@@ -226,6 +226,15 @@ async def test_enter_of_which_nothing_is_known_is_undone_when_redis_answers_agai
     await until(lambda: rig.directory.asked == ["leave"])
 
 
+async def test_name_that_another_connection_has_by_now_is_not_owned_after_a_second_claim(rig: Rig) -> None:
+    """The notice of its loss has not been handled yet."""
+    connection = rig.connection()
+    assert await rig.ownership.claim(connection, "messaging", "x")
+    rig.directory.is_claimed = False
+    assert not await rig.ownership.claim(connection, "messaging", "x")
+    assert rig.names == [] and not rig.ownership.names_of(connection)
+
+
 async def test_claim_of_which_nothing_is_known_is_undone_when_redis_answers_again(rig: Rig) -> None:
     connection = rig.connection()
     rig.directory.is_failing = True
