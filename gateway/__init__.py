@@ -8,8 +8,8 @@ from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import AlreadyAuthenticated, Authenticator
 from snorky.gateway.auth.grants import Grant
 from snorky.gateway.auth.tokens import Identity
-from snorky.gateway.config.access_words import Words
-from snorky.gateway.config.channel_rules import ChannelRule, Rule, Rules
+from snorky.gateway.config.rules.access_words import Words
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rule, Rules
 from snorky.gateway.config.settings import ApiKey, Auth, ClusterLimits, Limits, Private, Public, Settings, load
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot

@@ -17,8 +17,8 @@ import structlog
 
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.limits import ClusterLimits
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas

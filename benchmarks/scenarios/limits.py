@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable
 from time import process_time
 
-from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.config.limits import ClusterLimits
+from snorky.gateway.config.rules.channel_rules import ChannelRule
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.connection import Connection

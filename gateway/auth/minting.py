@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from snorky.gateway.auth.tokens import TOKEN_MAX_BYTES
 from snorky.gateway.config.auth import Auth, PublicKey, algorithm_of
-from snorky.gateway.config.patterns import pattern_of
+from snorky.gateway.config.rules.patterns import pattern_of
 from snorky.gateway.errors import InvalidInput
 from snorky.gateway.protocol.codec import channel_name, encode_json
 from snorky.gateway.protocol.identities import identity_text

@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from typing import Any
 
-from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.config.limits import ClusterLimits
+from snorky.gateway.config.rules.channel_rules import ChannelRule
 from snorky.gateway.connection.cluster_rates import REMEMBERED, ClusterBucket, ClusterRates
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.refusals import Refusals

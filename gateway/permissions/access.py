@@ -1,6 +1,6 @@
 """Access: which clients may do what on the channels (rooms, documents, names) of one service.
 
-The first rule that matches a channel decides, by one or several words (`snorky.gateway.config.access_words`).
+The first rule that matches a channel decides, by one or several words (`snorky.gateway.config.rules.access_words`).
 Defaults, for operations that the rule does not mention:
 
                                          without [auth]     with [auth]
@@ -15,8 +15,8 @@ Defaults, for operations that the rule does not mention:
 from collections.abc import Container, Iterator, Mapping
 from typing import Final, Generic, Literal, get_args
 
-from snorky.gateway.config.access_words import Words
-from snorky.gateway.config.channel_rules import AnyRule, Rule, Rules
+from snorky.gateway.config.rules.access_words import Words
+from snorky.gateway.config.rules.channel_rules import AnyRule, Rule, Rules
 from snorky.gateway.connection.connection import SERVER_SIDE, Connection
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.permissions.capabilities import permits

@@ -10,7 +10,7 @@ permit nothing. So does a pattern with placeholders: the issuer knows the client
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from snorky.gateway.config.patterns import pattern_of
+from snorky.gateway.config.rules.patterns import pattern_of
 
 __all__ = ["PUBSUB", "permits"]
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from snorky.gateway.config.patterns import Pattern
+from snorky.gateway.config.rules.patterns import Pattern
 
 __all__ = ["owns"]
 

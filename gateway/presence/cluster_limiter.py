@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.config.limits import ClusterLimits
+from snorky.gateway.config.rules.channel_rules import ChannelRule
 from snorky.gateway.connection.cluster_quotas import ClusterQuotas
 from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.connection import Connection

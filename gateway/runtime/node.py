@@ -18,7 +18,7 @@ from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.config.channel_rules import digest_of
+from snorky.gateway.config.rules.channel_rules import digest_of
 from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.revocations import Revocations

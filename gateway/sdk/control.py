@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 import structlog
 
-from snorky.gateway.config.patterns import pattern_of
+from snorky.gateway.config.rules.patterns import pattern_of
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.control import ORDERS_MAX, ControlLog, ControlOrder, encode_order
 from snorky.gateway.errors import BrokerUnavailable, CloseCode, LimitExceeded

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from snorky.gateway.config.patterns import Pattern
+from snorky.gateway.config.rules.patterns import Pattern
 from snorky.gateway.connection.connection import Connection
 
 __all__ = ["channel_counts", "channels_page", "connections_page", "merged", "place_of"]

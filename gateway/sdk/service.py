@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import structlog
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.connection.connection import SERVER_SIDE, Connection
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.contracts.hooks import Operation, Question

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, overload
 
-from snorky.gateway.config.channel_rules import ChannelRule
+from snorky.gateway.config.rules.channel_rules import ChannelRule
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, STATE_BYTES, Charge, was_stored
 from snorky.gateway.contracts.history import History, Order, Recovery

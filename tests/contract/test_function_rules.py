@@ -6,7 +6,7 @@ import random
 import pytest
 from redis.exceptions import ResponseError
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.keys import rules_key

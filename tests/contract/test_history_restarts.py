@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import Position, read_publication
 from tests.support.fakes.brokers import PREFIX, open_broker

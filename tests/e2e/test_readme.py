@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from snorky.gateway.config.channel_rules import ChannelRule
+from snorky.gateway.config.rules.channel_rules import ChannelRule
 from snorky.gateway.config.settings import load
 from snorky.gateway.sdk.loading import load_registries
 from tests.support.processes.nodes import GATEWAY, NodeProcess, Process

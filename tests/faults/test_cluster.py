@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hiredis import ReplyError
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics

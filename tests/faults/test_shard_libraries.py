@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis import RedisHistory
 from snorky.gateway.redis.history.library_instance import Doubt

@@ -6,6 +6,7 @@ Imports are read from the syntax tree, so those in functions and under TYPE_CHEC
 """
 
 import ast
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "http": (*_NODE, "hooks"),
     "runtime": (*_NODE, "redis", "http"),
 }
+
+TOP_FILES_MAX = 10  # of `gateway` itself
+FILES_MAX = 16  # of any other folder
+LINES_MAX = 400
 
 # Files of gateway/redis that may ask if a Redis is a Cluster. All others get objects of one interface.
 MAY_CHOOSE = (
@@ -201,6 +206,29 @@ def circles(sources: Mapping[str, str]) -> list[list[str]]:
 )
 def test_service_is_a_few_lines_on_the_primitives(path):
     assert len(path.read_text().splitlines()) <= 200
+
+
+def too_large(sources: Mapping[str, str]) -> list[str]:
+    """List folders and files that are larger than a reader can survey."""
+    found = [f"{path}: {size} lines" for path, text in sources.items() if (size := len(text.splitlines())) > LINES_MAX]
+    for folder, count in Counter(path.rpartition("/")[0] for path in sources).items():
+        most = TOP_FILES_MAX if folder == "gateway" else FILES_MAX
+        found += [f"{folder}: {count} files"] if count > most else []
+    return found
+
+
+def test_files_and_folders_can_be_surveyed():
+    assert too_large(tree()) == []
+    assert len(ROOMS) <= 16
+
+
+def test_a_file_or_folder_that_is_too_large_turns_it_red():
+    long = {"gateway/auth/tokens.py": "x = 1\n" * (LINES_MAX + 1)}
+    many = {f"gateway/auth/file{number}.py": "" for number in range(FILES_MAX + 1)}
+    top = {f"gateway/file{number}.py": "" for number in range(TOP_FILES_MAX + 1)}
+    assert too_large(long) == [f"gateway/auth/tokens.py: {LINES_MAX + 1} lines"]
+    assert too_large(many) == [f"gateway/auth: {FILES_MAX + 1} files"]
+    assert too_large(top) == [f"gateway: {TOP_FILES_MAX + 1} files"]
 
 
 def test_rooms_import_only_what_the_table_lists():

@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules, digest_of
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules, digest_of
 from snorky.gateway.redis.admin.inspect import RedisReport
 from snorky.gateway.redis.admin.nodes import read_nodes
 from snorky.gateway.redis.admin.redis_py import client_of

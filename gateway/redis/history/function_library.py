@@ -22,7 +22,7 @@ from typing import Any, Final
 import hiredis
 import structlog
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules, digest_of
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules, digest_of
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics

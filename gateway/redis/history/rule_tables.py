@@ -1,7 +1,7 @@
 """Rule tables: the channel rules of all nodes as stored in Redis, and their merged history settings. Pure.
 
 A table has the rules of one node: service -> ordered rules, each [size, ttl_ms, parts] or, with placeholders in the
-pattern, [size, ttl_ms, parts, heads]: the literals of `snorky.gateway.config.patterns`. Who owns a channel is not
+pattern, [size, ttl_ms, parts, heads]: the literals of `snorky.gateway.config.rules.patterns`. Who owns a channel is not
 in it. A channel keeps the largest size and the longest time of all tables, so no node shortens a history that another
 one needs.
 """
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 
 __all__ = ["RuleTables", "sha1_of", "write_table"]

@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, Selector, tombstone

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import Position, Publication, Selector

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from snorky.gateway.config.auth import algorithm_of
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.hooks import Hook, SubscribeHook
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Private, Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.admin.inspect import inspect_redis

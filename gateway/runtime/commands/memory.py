@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.inbox import MAX_BYTES as INBOX_MAX_BYTES
 from snorky.gateway.connection.storage_quotas import CHANNEL_BYTES, MESSAGE_BYTES

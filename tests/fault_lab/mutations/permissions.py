@@ -147,10 +147,10 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="a segment ends at a separator",
-        file="gateway/config/patterns.py",
+        file="gateway/config/rules/patterns.py",
         old='re.compile(r"[^:./]+")',
         new='re.compile(r"[^:/]+")',
-        argv=test("tests/unit/config/test_patterns.py", "segment or regular"),
+        argv=test("tests/unit/config/rules/test_patterns.py", "segment or regular"),
     ),
     Mutation(
         guard="placeholders in Redis",

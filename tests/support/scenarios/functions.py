@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import snorky.gateway.redis
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.commands import CommandPipeline

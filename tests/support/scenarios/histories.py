@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.rules.channel_rules import Rules
 from snorky.gateway.contracts.history import History, HistoryStore
 from snorky.gateway.protocol.publication import Position, Publication
 from snorky.gateway.redis.history.store import RedisHistory

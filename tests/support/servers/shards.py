@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBackend, RedisHistory
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of

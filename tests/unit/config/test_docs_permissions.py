@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from snorky.gateway.config.access_words import WORD_LIST
+from snorky.gateway.config.rules.access_words import WORD_LIST
 from snorky.gateway.config.settings import load
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.permissions.capabilities import permits

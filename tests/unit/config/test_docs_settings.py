@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.api_keys import KeyTable
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
 from snorky.gateway.config.pusher import PusherApp, PusherTable
+from snorky.gateway.config.rules.access_words import Words
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Auth, ClusterLimits, Limits, Private, Public, Settings, load
 from tests.support.scenarios.tokens import SECRET, Issuer
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.old_names import SETTINGS
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.service_tables import STANDARD_BACKEND
 from snorky.gateway.config.settings import load
 from snorky.gateway.config.sources import Key, variable_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from snorky.gateway.config.patterns import Pattern
+from snorky.gateway.config.rules.patterns import Pattern
 from snorky.gateway.permissions.owners import owns
 from snorky.gateway.protocol.codec import channel_name
 from snorky.gateway.protocol.identities import identity_text

@@ -1,8 +1,8 @@
 """ClusterLimiter: counts begin with the first limit, once."""
 
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.config.limits import ClusterLimits
+from snorky.gateway.config.rules.channel_rules import ChannelRule
 from snorky.gateway.contracts.limits import LocalLimitStore, OnLost
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_limiter import ClusterLimiter

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.rules.channel_rules import Rules
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.runtime.commands import check, memory
 from snorky.gateway.runtime.commands.memory import machine_bytes, node_worst, redis_worst, written

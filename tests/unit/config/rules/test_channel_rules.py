@@ -1,4 +1,4 @@
-"""gateway/config/channel_rules.py: which rule applies to a channel, and valid settings."""
+"""gateway/config/rules/channel_rules.py: which rule applies to a channel, and valid settings."""
 
 import re
 import time
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.errors import ConfigurationError
 
 

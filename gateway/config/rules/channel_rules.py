@@ -6,7 +6,7 @@
 
 Rules:
 - The first rule whose pattern matches applies; later ones are ignored. A channel that matches no rule has the defaults.
-- `snorky.gateway.config.patterns` describes the patterns.
+- `snorky.gateway.config.rules.patterns` describes the patterns.
 """
 
 import difflib
@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from snorky.gateway.config.access_words import WORD_LIST, Words, problems_of
 from snorky.gateway.config.old_names import CHANNEL_RULE as OLD_NAMES
-from snorky.gateway.config.patterns import Pattern, pattern_of
+from snorky.gateway.config.rules.access_words import WORD_LIST, Words, problems_of
+from snorky.gateway.config.rules.patterns import Pattern, pattern_of
 from snorky.gateway.errors import ConfigurationError
 
 __all__ = ["ChannelRule", "Rule", "Rules", "digest_of"]

@@ -14,7 +14,7 @@ nobody          no client
 from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias, get_args
 
-from snorky.gateway.config.patterns import Pattern
+from snorky.gateway.config.rules.patterns import Pattern
 
 __all__ = ["WORD_LIST", "Word", "Words", "problems_of"]
 

@@ -1,4 +1,4 @@
-"""gateway/config/patterns.py: patterns with asterisks and placeholders."""
+"""gateway/config/rules/patterns.py: patterns with asterisks and placeholders."""
 
 import re
 import time
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snorky.gateway.config.patterns import Pattern, pattern_of
+from snorky.gateway.config.rules.patterns import Pattern, pattern_of
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Rules of channels and names: their patterns, and who may do what."""
