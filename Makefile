@@ -8,8 +8,8 @@ ARGS ?=
 SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
-PROCESSES ?= 3
-SHARED = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+PROCESSES ?= 4
+SHARED = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20
 
 .PHONY: help install bootstrap demo test test-all lint format check bench faults attack chaos soak roll mutations clean distclean
 

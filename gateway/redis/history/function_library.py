@@ -6,8 +6,9 @@ Rules:
 - Every 2 s each node registers its channel rules under its prefix, in its database, and reads the merged rules of all
   nodes (`scripts/rules.lua`). Rules remain valid for `GRACE_S` after the last node with these rules registered; only
   time in which some node is running counts. So a node without rules, or a restart of all nodes, shortens no history.
-- Every 2 s each node also compares the library in Redis with its own (`libraries`), and loads its own if the one in
-  Redis is missing, older or changed. A later one is not replaced.
+- Every 2 s each node also asks which library is loaded. If it is not the one that was found correct, the node compares it
+  with its own (`libraries`), and loads its own if the one in Redis is missing, older or changed. A later one is not
+  replaced.
 - Nodes publish by the merged rules too: `promised`.
 - An older or foreign library may have published without adding to the history. So while a node reads history for a
   client, it also asks which library is loaded (`ask`, `is_sound`), and if that has changed since its last check it
@@ -69,6 +70,7 @@ class Functions:
         self._rules: dict[str, Rules[ChannelRule]] = {}
         self._tables = RuleTables()
         self._own_digest = self._tables.digest  # of a merged text that contains only our own rules
+        self._checked: str | None = None  # the merged rules with which all libraries were found correct
         self._former = b""  # the mark of the last doubt, under the key that nodes of the previous version use
         self._is_barred = False  # the Redis user has no permission for functions
         self._is_blind = False  # it has no permission to ask which library is loaded
@@ -145,9 +147,16 @@ class Functions:
 
     async def _look(self, _: str) -> bool:
         await self._register()
+        text = self._tables.text
+        if self._checked == text and await self._libraries.is_unchanged():
+            return False
+        self._checked = None
+        (found,) = await self._scripts.run(command(b"GET", doubt_key(self._prefix)))
+        self._former = found or b""
         try:
-            rules = (self._prefix, self._tables.text)
-            return await self._libraries.ensure(rules, former=self._former)
+            has_loaded = await self._libraries.ensure((self._prefix, text), former=self._former)
+            self._checked = text
+            return has_loaded
         except LibraryRefused as error:
             self._is_barred = error.is_barred
             raise
@@ -171,9 +180,7 @@ class Functions:
             self._tables.digest.encode(),
             b"%d" % round(KEEP_S * 1000),
         ]
-        doubt = command(b"GET", doubt_key(self._prefix))
-        answer, found = await self._scripts.run(Call("rules", keys, arguments), doubt)
-        self._former = found or b""
+        (answer,) = await self._scripts.run(Call("rules", keys, arguments))
         self._own_digest = self._digest()  # of the present rules, which may have changed meanwhile
         if answer:
             self._tables = RuleTables(answer.decode())

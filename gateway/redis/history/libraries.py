@@ -87,6 +87,12 @@ class Libraries:
         instance = Instance.parse(answer)
         return instance is not None and instance.is_same(self._known.get(instance.run)) and instance.doubt <= self.doubt
 
+    async def is_unchanged(self) -> bool:
+        """True if each server has the instance that was found correct last. Raises BrokerUnavailable."""
+        servers = self._commands.servers
+        answers = await all_ended(server.send([asking()]) for server in servers)
+        return bool(servers) and all(self.knows(answer) for (answer,) in answers)
+
     async def ensure(self, rules: tuple[str, str], *, former: bytes) -> bool:
         """Load the library on servers where it is missing, outdated or doubtful; returns True if there were any.
 

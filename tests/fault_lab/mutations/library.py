@@ -8,6 +8,13 @@ _OWN = "lines and lines_in(look.present) | {rules[0]: lines[rules[0]]}"  # the r
 
 LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="library that is asked for only",  # one that was replaced answers otherwise, or not at all
+        file="gateway/redis/history/libraries.py",
+        old="all(self.knows(answer) for (answer,) in answers)",
+        new="True",
+        argv=test("tests/contract/test_function_library.py", "test_a_library_that_is_not_ours_is_repaired and redis"),
+    ),
+    Mutation(
         guard="digest of the library",
         file="gateway/redis/history/library_text.py",
         old="    return told is not None and bool(end) and sha1_of(body) == told[1]\n",
