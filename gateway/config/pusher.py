@@ -18,12 +18,13 @@ import msgspec
 from msgspec import Meta
 
 from snorky.gateway.config.parsers import parse_backend_url
-from snorky.gateway.config.patterns import pattern_of
+from snorky.gateway.config.rules.patterns import pattern_of
 from snorky.gateway.config.secrets import check_strength, check_visible
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.sources import PUSHER_APPS, Key, Written
 
 __all__ = [
+    "COUNT_EVENT",
     "RULES",
     "WEBHOOK_EVENTS",
     "PusherApp",
@@ -60,6 +61,7 @@ WEBHOOK_EVENTS: Final = (
     "client_event",
     "cache_miss",
 )
+COUNT_EVENT: Final = "subscription_count"  # only with subscription_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class PusherApp:
     """One app. id: of the HTTP API. key: of its clients. service: the pub/sub service that has its channels.
 
     client_events: clients may send `client-` events. data_max_bytes: of an event's data, from the HTTP API.
-    webhook_url: of the backend, which gets the webhook_events; "" = none are sent.
+    webhook_url: of the backend, which gets the webhook_events; "" = none are sent. subscription_counts: tell clients
+    how many subscribers their channels have.
     """
 
     id: str
@@ -78,6 +81,7 @@ class PusherApp:
     data_max_bytes: Annotated[int, Meta(ge=64, le=1_000_000)] = 65_536
     webhook_url: str = ""
     webhook_events: tuple[str, ...] = tuple(each for each in WEBHOOK_EVENTS if each != "client_event")
+    subscription_counts: bool = False
 
 
 _TYPES: Final = {name: kind for name, kind in get_type_hints(PusherApp, include_extras=True).items() if name != "id"}
@@ -177,8 +181,10 @@ def _parse(app_id: str, parts: Mapping[str, Any]) -> PusherApp:
 def _check_webhooks(values: Mapping[str, Any]) -> None:
     """Check where the events of webhooks go, and which. Raises ValueError."""
     names = values.get("webhook_events", ())
-    if unknown := [name for name in names if name not in WEBHOOK_EVENTS]:
-        raise ValueError(f"has a wrong webhook_events: unknown {unknown[0]!r:.60}; known: {', '.join(WEBHOOK_EVENTS)}")
+    has_counts = values.get("subscription_counts", False)
+    if unknown := [name for name in names if name not in WEBHOOK_EVENTS and not (has_counts and name == COUNT_EVENT)]:
+        known = f"{', '.join(WEBHOOK_EVENTS)}, and with subscription_counts = true {COUNT_EVENT}"
+        raise ValueError(f"has a wrong webhook_events: unknown {unknown[0]!r:.60}; known: {known}")
     if names and not values.get("webhook_url"):
         raise ValueError('has webhook_events, and no webhook_url; write webhook_url = "https://..."')
     if values.get("webhook_url"):

@@ -9,6 +9,9 @@ Rules:
 - Beginnings and ends are queued by the script that sees them, so each is queued once, and their order is that of Redis.
 - A node has a lease of 8 s for its facts. A node whose lease stays expired for 3 s is fenced: another node releases its
   facts, and it must claim again under a new owner's id.
+- A *number* is how many subscribers a channel has. Each node reports its own, under the same lease, and Redis adds them
+  up. When a node has reported, or a dead node is released, Redis tells all nodes the sum, and queues an event: at most
+  once a second for each channel, and once in 5 s above 100 subscribers. The last sum always follows.
 - One node is the *sender*, until it resigns or is fenced: it sends the events of the queue, in order.
 """
 
@@ -16,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-__all__ = ["Exchanged", "QueuedEvent", "WebhookLog", "WebhookReports"]
+__all__ = ["CountedClient", "Exchanged", "QueuedEvent", "WebhookLog", "WebhookReports"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +27,23 @@ class Exchanged:
     """What an exchange returned. waiting: events in the queue. dropped: of this exchange, because the queue is full.
 
     status: "ok"; "fenced": nothing was applied, and this node owns nothing; "lost": nothing was applied, and Redis has
-    not the state that the last exchange left. has_more: more is to be done now.
+    not the state that the last exchange left. has_more: more is to be done now. numbers: channels, and how many
+    subscribers they have on all nodes, oldest first: what is new since the previous exchange.
     """
 
     status: Literal["ok", "fenced", "lost"]
     waiting: int = 0
     dropped: int = 0
     has_more: bool = False
+    numbers: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedEvent:
-    """An event of the queue. event: `+FACT`, `-FACT`, or a JSON object. time_ms: by the clock of Redis."""
+    """An event of the queue. event: `+FACT`, `-FACT`, `#NUMBER CHANNEL`, or a JSON object.
+
+    time_ms: by the clock of Redis.
+    """
 
     id: str
     event: bytes
@@ -59,12 +67,14 @@ class WebhookLog(Protocol):
     async def exchange(self, changes: Sequence[bytes], *, is_reset: bool = False) -> Exchanged:
         """Renew the lease and record changes: `+FACT`, `-FACT`, `=FACT` (claim without an event), or a JSON object.
 
+        `#NUMBER CHANNEL`: this many subscribers are on this node; the sum is told again even if it is the same.
+
         After BrokerUnavailable the caller must repeat the exchange with the same changes: they are applied once.
         is_reset: continue after "lost".
         """
 
     async def held(self) -> list[str]:
-        """List the facts that this node has claimed, as Redis knows them."""
+        """List the facts that this node has claimed, as Redis knows them; `n CHANNEL` for those with a number."""
 
     async def head(self, events_max: int) -> list[QueuedEvent]:
         """Read the oldest events of the queue."""
@@ -76,6 +86,13 @@ class WebhookLog(Protocol):
         """Give up the lease and the sender's role. Facts that are still claimed are released by another node."""
 
 
+class CountedClient(Protocol):
+    """A client of this node that counts as a subscriber."""
+
+    def tell_number(self, channel: str, event: bytes) -> None:
+        """Send an event about the number of a channel's subscribers, if it is still one of them; never waits."""
+
+
 class WebhookReports(Protocol):
     """Receives the events of a node's connections that webhooks report."""
 
@@ -84,3 +101,6 @@ class WebhookReports(Protocol):
 
     def report(self, app_id: str, event: dict[str, Any]) -> None:
         """Send an event; never waits. event: with its `name`."""
+
+    def count(self, app_id: str, channel: str, client: CountedClient, *, is_subscribed: bool) -> None:
+        """Note that a client is subscribed to a channel, or is not any more; never waits. Idempotent."""

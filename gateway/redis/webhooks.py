@@ -1,19 +1,20 @@
 """RedisWebhookLog: the facts and the queue of an app's webhooks in Redis, all in the slot of `PREFIX:{webhooks APP}`.
 
-`webhook_exchange.lua` describes the keys. Rules:
+`webhook_exchange.lua` and `webhook_numbers.lua` describe the keys. Rules:
 - Each exchange of a node has the next number. The script applies it only to the state that the previous one left. So a
   repetition is applied once, and a node detects that Redis lost its state or returned to an older copy.
 - A fenced node takes a new owner's id and begins with number 1.
 - The app's leases are its own, with the timings of the directory's: one script then knows who is dead, and releases
   that node's facts in the slot where their counts are. Apps without webhooks have none of this.
+- What a node reports of subscribers is their number, not a difference, so a repetition does no harm.
 """
 
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import structlog
 
@@ -30,6 +31,7 @@ EVENTS_MAX: Final = 10_000  # in the queue of an app
 QUEUE_MAX_BYTES: Final = 4_194_304  # of these events; also bounds what one read returns
 KEPT_MS: Final = 86_400_000  # without any node
 FORGET_S: Final = 1_800.0  # without an exchange; Redis forgets after an hour whom it has fenced
+MANY: Final = 100  # subscribers: above, numbers are told less often
 PAGE: Final = 500  # facts that one script releases: about 2 ms in Redis
 
 _log = structlog.get_logger("snorky.redis")
@@ -39,19 +41,24 @@ _log = structlog.get_logger("snorky.redis")
 class WebhookTimings:
     """ttl_s: of a lease. sighting_s: for this long a lease must be seen to be expired. late_s: until a fact ends.
 
-    gap_s: without any exchange for longer, leases may have expired because Redis did not answer.
+    gap_s: without any exchange for longer, leases may have expired because Redis did not answer. number_every_s,
+    many_every_s: between two numbers of a channel. numbers_after_s: see `webhook_numbers.lua`.
     """
 
     ttl_s: float = 8.0
     sighting_s: float = 3.0
     gap_s: float = 3.0
     late_s: float = 3.0  # a page that reloads is back within this time
+    number_every_s: float = 1.0
+    many_every_s: float = 5.0
+    numbers_after_s: float = 3.0  # nodes exchange each second, and half a second after a failure
 
 
 class RedisWebhookLog:
     """Implements `contracts.webhooks.WebhookLog` for one app. commands: to its Redis; not started.
 
-    wanted: the changes that make an event: sign and kind of fact, "+o". events_max, queue_max_bytes: of the queue.
+    wanted: the changes that make an event: sign and kind of fact, "+o". "=n": numbers of subscribers are told to nodes,
+    "#n": and make events. events_max, queue_max_bytes: of the queue.
     """
 
     def __init__(
@@ -80,6 +87,18 @@ class RedisWebhookLog:
             b"%d" % queue_max_bytes,
             " ".join(wanted).encode(),
         ]
+        pauses = self._timings.number_every_s, self._timings.many_every_s
+        self._has_numbers = "=n" in wanted
+        self._number_arguments = [
+            *(b"%d" % round(each * 1000) for each in pauses),
+            b"%d" % MANY,
+            b"%d" % round(self._timings.numbers_after_s * 1000),
+            b"%d" % KEPT_MS,
+            b"%d" % events_max,
+            b"%d" % queue_max_bytes,
+            b"1" if "#n" in wanted else b"",
+        ]
+        self._serial = -1  # of the last number of subscribers that this node was told
         self._owner = self._new_owner()
         self._number = 0  # of the last exchange that Redis has confirmed
         self._dead: list[str] = []  # owners whose facts are to be released
@@ -146,29 +165,57 @@ class RedisWebhookLog:
                 await self._release(self._dead[-1])
             self._dead.pop()
         owner, number = self._owner, self._number + 1
-        arguments = [owner.encode(), b"%d" % number, mode, *self._arguments, *changes]
+        facts_changed = [each for each in changes if each[:1] != b"#"]
+        arguments = [owner.encode(), b"%d" % number, mode, *self._arguments, *facts_changed]
         sent_at = asyncio.get_running_loop().time()
         parts = ("owners", "state", "counts", "late", "queue", "fenced", "dead")
         keys = [*map(self._key, parts), self._held_by(owner)]
-        ((status, *facts),) = await self._scripts.run(Call("webhook_exchange", keys, arguments))
+        calls = [Call("webhook_exchange", keys, arguments)]
+        has_numbers = self._has_numbers and not mode
+        if has_numbers:
+            calls.append(self._call_for_numbers(owner, number, [each for each in changes if each[:1] == b"#"]))
+        (status, *facts), *answers = await self._scripts.run(*calls)
         if status != b"ok":
             is_forgotten = self._renewed_at is not None and self._age_s() > FORGET_S
             self._is_sender = False
             if status == b"lost" and not is_forgotten:
+                self._serial = -1
                 _log.warning("redis has lost the state of webhooks", app=self._app_id, owner=owner)
                 return Exchanged("lost")
             _log.warning("fenced: others took this node for dead", app=self._app_id, owner=owner)
             self._owner, self._number, self._renewed_at = self._new_owner(), 0, None
             return Exchanged("fenced")
+        if has_numbers and not answers[0]:
+            raise BrokerUnavailable("a script ran before the one that it follows")  # Redis had lost only the latter
         is_sender, waiting, dropped, self._now_ms, has_more, *dead = facts
         self._number, self._is_sender, self._renewed_at = number, is_sender == 1, sent_at
         self._dead = [each.decode() for each in dead]
-        return Exchanged("ok", waiting, dropped, bool(has_more or dead))
+        found = Exchanged("ok", waiting, dropped, bool(has_more or dead))
+        return self._with_numbers(found, answers[0]) if has_numbers else found
+
+    def _call_for_numbers(self, owner: str, number: int, changes: Sequence[bytes]) -> Call:
+        keys = [*map(self._key, ("state", "counts", "queue", "fenced")), self._held_by(owner)]
+        keys += map(self._key, ("due", "told", "changed"))
+        arguments = [owner.encode(), b"%d" % number, b"%d" % self._serial, *self._number_arguments, *changes]
+        return Call("webhook_numbers", keys, arguments)
+
+    def _with_numbers(self, found: Exchanged, answer: Sequence[Any]) -> Exchanged:
+        waiting, dropped, has_more, self._serial, *told = answer
+        numbers = tuple((channel.decode(), number) for channel, number in zip(told[::2], told[1::2], strict=True))
+        return replace(
+            found,
+            waiting=waiting,
+            dropped=found.dropped + dropped,
+            has_more=found.has_more or has_more == 1,
+            numbers=numbers,
+        )
 
     async def _release(self, owner: str) -> None:
         """Release the facts of a fenced owner. Several nodes may do it at the same time."""
-        keys = [*map(self._key, ("dead", "counts", "late")), self._held_by(owner)]
-        arguments = [owner.encode(), b"%d" % round(self._timings.late_s * 1000), b"%d" % PAGE]
+        keys = [*map(self._key, ("dead", "counts", "late")), self._held_by(owner), self._key("due")]
+        late, every = self._timings.late_s, self._timings.number_every_s
+        numbers = round(late * 1000), PAGE, round(every * 1000), KEPT_MS
+        arguments = [owner.encode(), *(b"%d" % each for each in numbers)]
         has_more = 1
         while has_more:
             (has_more,) = await self._scripts.run(Call("webhook_release", keys, arguments))

@@ -111,11 +111,14 @@ def running(*registries: ServiceRegistry, settings: Settings | None = None) -> C
 
 async def _start_webhooks(node: Node, topology: RedisBackend | None, settings: Settings, stack: AsyncExitStack) -> None:
     """Start the webhooks of Pusher's apps, if there are any; the stack stops them. Raises ConfigurationError."""
-    apps = [each for each in (settings.public.pusher_apps or {}).values() if each.webhook_url]
+    known = (settings.public.pusher_apps or {}).values()
+    apps = [each for each in known if each.webhook_url or each.subscription_counts]
     if not apps or "pusher" not in settings.public.protocols:
         return
     if topology is None:
-        raise ConfigurationError("[public.pusher_apps] webhook_url needs Redis, and this node has another broker")
+        raise ConfigurationError(
+            "[public.pusher_apps] webhook_url and subscription_counts need Redis, and this node has another broker"
+        )
     await stack.enter_async_context(running_webhooks(node, apps, topology.webhook_log))
 
 

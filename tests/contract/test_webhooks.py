@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -16,8 +17,11 @@ from tests.support.servers.redis_servers import KINDS
 from tests.support.servers.shared import SharedServers
 
 WITHIN_S = 10.0
-QUICK = WebhookTimings(ttl_s=0.3, sighting_s=0.1, gap_s=5.0, late_s=0.0)
+QUICK = WebhookTimings(
+    ttl_s=0.3, sighting_s=0.1, gap_s=5.0, late_s=0.0, number_every_s=0.0, many_every_s=0.0, numbers_after_s=0.0
+)
 ALL = ("+o", "-o", "+m", "-m")
+NUMBERS = ("=n", "#n")
 Make = Callable[..., RedisWebhookLog]
 
 
@@ -62,6 +66,20 @@ async def take(log: RedisWebhookLog, *changes: str) -> Exchanged:
     found = await log.exchange([each.encode() for each in changes])
     assert found.status == "ok"
     return found
+
+
+async def until_told(log: RedisWebhookLog, *numbers: tuple[str, int]) -> None:
+    """Renew a lease until Redis has returned these numbers, and no others."""
+    told: list[tuple[str, int]] = []
+
+    async def are_told() -> bool:
+        told.extend((await take(log)).numbers)
+        return told == list(numbers)
+
+    try:
+        await eventually(are_told, within_s=WITHIN_S, what=f"told: {numbers}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; told: {told}") from None
 
 
 async def until_queued(log: RedisWebhookLog, *events: str) -> None:
@@ -197,3 +215,128 @@ async def test_state_that_redis_lost_is_noticed_and_restored_without_events(make
     await take(log, "+o more", "-o news")
     await until_queued(log, "+o more", "-o news")
     assert sorted(await log.held()) == ["o more", "o sport"]
+
+
+async def test_number_of_a_channel_is_the_sum_over_the_nodes_and_every_node_is_told(make: Make) -> None:
+    one, other = make("n1", wanted=NUMBERS), make("n2", wanted=NUMBERS)
+    await take(other)
+    assert (await take(one, "#2 news")).numbers == (("news", 2),)
+    assert (await take(other, "#3 news", "#1 sport")).numbers == (("news", 5), ("sport", 1))
+    assert (await take(other)).numbers == ()
+    assert (await take(one, "#0 news")).numbers == (("sport", 1), ("news", 3))
+    assert (await take(one, "#0 news")).numbers == (), "it had none there"
+    assert (await take(other, "#0 news", "#0 sport")).numbers == (("news", 0), ("sport", 0))
+    expected = ["#2 news", "#5 news", "#1 sport", "#3 news", "#0 news", "#0 sport"]
+    assert await queued(one) == expected
+
+
+async def test_number_that_did_not_change_is_told_to_clients_that_are_new_and_is_no_event(make: Make) -> None:
+    log = make("n1", wanted=NUMBERS)
+    await take(log, "#2 news")
+    assert (await take(log, "#2 news")).numbers == (("news", 2),)
+    assert await queued(log) == ["#2 news"]
+
+
+async def test_numbers_make_events_only_if_an_app_wants_them_and_none_are_counted_without_the_option(
+    make: Make,
+) -> None:
+    told, none = make("n1", wanted=("=n",)), make("n2")
+    assert (await take(told, "#2 news")).numbers == (("news", 2),)
+    assert (await take(none)).numbers == ()
+    assert await queued(told) == []
+
+
+async def test_numbers_are_merged_and_the_last_one_comes(make: Make) -> None:
+    slow = replace(QUICK, number_every_s=1.0, many_every_s=3.0)
+    log = make("n1", slow, wanted=NUMBERS)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    assert (await take(log, "#1 news", "#1 sport")).numbers == (("news", 1), ("sport", 1))
+    for count in (2, 3, 101):
+        assert (await take(log, f"#{count} news")).numbers == ()
+    await until_told(log, ("news", 101))
+    assert loop.time() - began_s >= 1.0
+    began_s = loop.time()
+    assert (await take(log, "#5 news", "#2 sport", "#4 sport")).numbers == (("sport", 4),)
+    await until_told(log, ("news", 5))
+    assert loop.time() - began_s >= 2.5, "above 100 it has longer pauses"
+    assert await queued(log) == ["#1 news", "#1 sport", "#101 news", "#4 sport", "#5 news"]
+
+
+async def test_client_that_comes_and_goes_makes_no_more_numbers_than_one_that_stays(make: Make) -> None:
+    log = make("n1", replace(QUICK, number_every_s=60.0), wanted=NUMBERS)
+    for _ in range(3):
+        await take(log, "#1 news")
+        await take(log, "#0 news")
+    assert await queued(log) == ["#1 news"]
+
+
+async def test_channel_without_subscribers_leaves_nothing_in_redis(make: Make) -> None:
+    log = make("n1", wanted=NUMBERS)
+    await take(log, "#1 news")
+    await take(log, "#0 news")
+
+    async def is_empty() -> bool:
+        await take(log)
+        parts = ("told", "changed", "due", "counts", f"facts:{log._owner}")
+        found = await log._scripts.run(*(command(b"EXISTS", webhooks_key("test", "shop", part)) for part in parts))
+        return found == [0] * len(parts)
+
+    await eventually(is_empty, within_s=WITHIN_S, what="no channel is left")
+
+
+async def test_numbers_of_a_dead_node_leave_the_sum(make: Make) -> None:
+    one, other = make("n1", wanted=NUMBERS), make("n2", wanted=NUMBERS)
+    await take(one, "#2 news", "#4 mine", "+o mine")
+    assert (await take(other, "#1 news")).numbers == (("news", 3),)
+    await until_told(other, ("mine", 0), ("news", 1))
+    assert (await one.exchange([b"#7 news"])).status == "fenced"
+    assert ("news", 3) in (await take(one, "#2 news")).numbers
+    assert await queued(other) == ["#4 mine", "#2 news", "#3 news", "#0 mine", "#1 news", "#3 news"]
+
+
+async def test_repeated_number_is_counted_once(make: Make) -> None:
+    log = make("n1", wanted=NUMBERS)
+    await take(log, "#2 news")
+    log._number -= 1  # as if the answer had been lost
+    assert (await take(log, "#2 news")).numbers == (("news", 2),)
+
+
+async def test_after_a_loss_numbers_are_told_only_when_all_nodes_have_had_time_to_report_theirs(make: Make) -> None:
+    patient = replace(QUICK, ttl_s=8.0, numbers_after_s=1.5)
+    one, other = make("n1", patient, wanted=NUMBERS), make("n2", patient, wanted=NUMBERS)
+    await take(one, "#2 news")
+    await take(other, "#1 news")
+    await until_told(one, ("news", 3))
+    parts = ("owners", "state", "counts", "queue", "told", "changed", "due", f"facts:{one._owner}")
+    keys = [*parts, f"facts:{other._owner}"]
+    await one._scripts.run(*(command(b"DEL", webhooks_key("test", "shop", part)) for part in keys))
+    for log, count in ((one, 2), (other, 1)):
+        assert (await log.exchange([b"#9 news"])).status == "lost"
+        assert await log.held() == []
+        assert (await log.exchange([], is_reset=True)).status == "ok"
+        assert (await take(log, f"#{count} news")).numbers == ()
+    assert await one.held() == ["n news"]
+    await until_told(one, ("news", 3))
+    await until_told(other, ("news", 3))
+
+
+async def test_many_numbers_come_in_pages_and_none_is_left_out(make: Make) -> None:
+    timings = replace(QUICK, ttl_s=60.0)
+    one, other = make("n1", timings, wanted=NUMBERS), make("n2", timings, wanted=NUMBERS)
+    await take(other)
+    names = [f"c{number}" for number in range(1_200)]
+    for start in range(0, 1_200, 400):
+        await take(one, *(f"#1 {name}" for name in names[start : start + 400]))
+    found, has_more = list[tuple[str, int]](), True
+    while has_more:
+        page = await take(other)
+        found, has_more = [*found, *page.numbers], page.has_more
+    assert sorted(found) == sorted((name, 1) for name in names)
+
+
+async def test_numbers_get_half_of_the_queue(make: Make) -> None:
+    log = make("n1", wanted=NUMBERS, events_max=4)
+    found = await take(log, "#1 a", "#1 b", "#1 c")
+    assert (found.waiting, found.dropped, len(found.numbers)) == (2, 1, 3)
+    assert await queued(log) == ["#1 a", "#1 b"]

@@ -22,6 +22,7 @@ from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
 from tests.fault_lab.mutations.protocols import PROTOCOLS_MUTATIONS
 from tests.fault_lab.mutations.pusher import PUSHER_MUTATIONS
 from tests.fault_lab.mutations.pusher_api import PUSHER_API_MUTATIONS
+from tests.fault_lab.mutations.pusher_counts import PUSHER_COUNTS_MUTATIONS
 from tests.fault_lab.mutations.pusher_guards import PUSHER_GUARDS_MUTATIONS
 from tests.fault_lab.mutations.pusher_webhooks import PUSHER_WEBHOOKS_MUTATIONS
 from tests.fault_lab.mutations.pusher_xhr import PUSHER_XHR_MUTATIONS
@@ -47,6 +48,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PUSHER_MUTATIONS,
     *PUSHER_GUARDS_MUTATIONS,
     *PUSHER_WEBHOOKS_MUTATIONS,
+    *PUSHER_COUNTS_MUTATIONS,
     *PUSHER_XHR_MUTATIONS,
     *PUSHER_API_MUTATIONS,
     *SERVICES_MUTATIONS,

@@ -19,6 +19,7 @@ from snorky.gateway.config.pusher import PusherApp
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode, InvalidChannel, InvalidMessage, SnorkyError
 from snorky.gateway.http.protocols.pusher.codes import PASSING, ErrorCode, status_of
+from snorky.gateway.http.protocols.pusher.counts.local_counts import is_counted
 from snorky.gateway.http.protocols.pusher.events import (
     NAME_MAX,
     Event,
@@ -55,7 +56,7 @@ class _Refused(SnorkyError):
 class PusherClient:
     """The `Frontend` of a connection of one app."""
 
-    __slots__ = ("_app", "_connection", "_endpoint", "_members", "_sent_s", "_task", "_user")
+    __slots__ = ("_app", "_connection", "_counted", "_endpoint", "_members", "_sent_s", "_task", "_user")
 
     authenticates = True  # see `Frontend`: by signatures
 
@@ -64,6 +65,7 @@ class PusherClient:
         self._connection = connection
         self._app = app
         self._members: dict[str, str] = {}  # by presence channel: the client's `user_id`
+        self._counted: set[str] | tuple[()] = ()  # channels whose number of subscribers contains this client
         self._sent_s = 0.0  # the time up to which client events are paid for
         self._user: dict[str, Any] | None = None  # `user_data`, once it has signed in
         self._task: asyncio.Task[None] | None = None
@@ -77,6 +79,8 @@ class PusherClient:
         """Cancel what is in progress: the connection has ended."""
         if self._task is not None:
             self._task.cancel()
+        for channel in tuple(self._counted):
+            self._uncount(channel)
 
     # -- events of the client ------------------------------------------------------------------------------------
 
@@ -251,6 +255,7 @@ class PusherClient:
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "unsubscribed" and envelope["service"] == self._app.service:
             self._members.pop(message["channel"], None)
+            self._uncount(message["channel"])
             return _subscription_error(message["channel"], message["code"], message["reason"])
         if kind not in ("response", "error"):
             return None
@@ -259,6 +264,7 @@ class PusherClient:
         if name == "unsubscribe":
             if channel is not None and not self._is_subscribed(channel):
                 self._members.pop(channel, None)
+                self._uncount(channel)
             return None
         if kind == "error":
             return self._refused(name, channel, message["code"], message["message"])
@@ -268,6 +274,7 @@ class PusherClient:
             return None
         if more:
             self._members[channel] = more[0]
+        self._count(channel)
         return self._subscribed(channel, message["data"])
 
     def _subscribed(self, channel: str, data: Any) -> bytes:
@@ -307,6 +314,29 @@ class PusherClient:
         """Send an event to the app's webhook, if it has one."""
         if (webhooks := self._endpoint.node.webhooks) is not None:
             webhooks.report(self._app.id, {"name": name, "channel": channel, **about})
+
+    # -- the number of subscribers -------------------------------------------------------------------------------
+
+    def tell_number(self, channel: str, event: bytes) -> None:
+        """See `CountedClient`."""
+        if channel in self._counted:
+            self._connection.write(self._connection.dialect.frame(event))
+
+    def _count(self, channel: str) -> None:
+        """Count this client as a subscriber."""
+        webhooks = self._endpoint.node.webhooks
+        if not self._app.subscription_counts or webhooks is None or self._connection.is_closed:
+            return
+        if is_counted(channel):
+            self._counted = self._counted or set()
+            self._counted.add(channel)
+            webhooks.count(self._app.id, channel, self, is_subscribed=True)
+
+    def _uncount(self, channel: str) -> None:
+        webhooks = self._endpoint.node.webhooks
+        if isinstance(self._counted, set) and channel in self._counted and webhooks is not None:
+            self._counted.discard(channel)
+            webhooks.count(self._app.id, channel, self, is_subscribed=False)
 
     def _tell(self, event: bytes) -> None:
         self._connection.write_reply(self._connection.dialect.frame(event))

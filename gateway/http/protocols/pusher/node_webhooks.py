@@ -1,18 +1,19 @@
 """NodeWebhooks: the webhooks of all apps on one node. A node without them has none of this, and no further connection.
 
 A channel and its members belong to the pub/sub service of the app: subscribers by any protocol count, as they do for
-the HTTP API.
+the HTTP API. Numbers of subscribers are those of the app's own clients: they alone are told them.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from snorky.gateway.config.pusher import PusherApp
 from snorky.gateway.contracts.directory import Member
-from snorky.gateway.contracts.webhooks import WebhookLog
+from snorky.gateway.contracts.webhooks import CountedClient, WebhookLog
 from snorky.gateway.http.outbound.webhook_posts import webhook_posts
 from snorky.gateway.http.protocols.pusher.names import is_channel
 from snorky.gateway.http.protocols.pusher.webhook_sender import AppWebhooks, Pace
@@ -41,10 +42,16 @@ class NodeWebhooks:
         if self.wants(app_id, event["name"]):
             self._apps[app_id].report(event)
 
+    def count(self, app_id: str, channel: str, client: CountedClient, *, is_subscribed: bool) -> None:
+        """See WebhookReports."""
+        if (found := self._apps.get(app_id)) is not None:
+            found.count(channel, client, is_subscribed=is_subscribed)
+
     def watch(self, node: Node) -> None:
         """Begin to watch a node, which has no clients yet."""
-        node.channels.watch(self._on_channel)
-        node.ownership.on_member = self._on_member
+        if any(each.has_facts for each in self._apps.values()):
+            node.channels.watch(self._on_channel)
+            node.ownership.on_member = self._on_member
         node.metrics.webhook_events_waiting.set_function(
             lambda: sum(each.waiting for each in self._apps.values() if each.is_sender)
         )
@@ -81,10 +88,11 @@ async def running_webhooks(
     *,
     pace: Pace | None = None,
 ) -> AsyncIterator[None]:
-    """Run the webhooks of these apps on a started node during the context. make_log: of an app's id and changes.
+    """Run the webhooks and counts of these apps on a started node during the context.
 
-    At its end the clients should be gone.
+    make_log: of an app's id and changes. At the end the clients should be gone.
     """
+    apps = [app if app.webhook_url else replace(app, webhook_events=()) for app in apps]
     async with webhook_posts() as post:
         webhooks = NodeWebhooks(
             AppWebhooks(app, make_log(app.id, changes_wanted(app)), post, node.metrics, pace=pace) for app in apps

@@ -1,5 +1,8 @@
 """AppWebhooks: reports what happens on this node to an app's webhooks, and sends the events while it is the sender.
 
+With `subscription_counts` it also reports how many clients are subscribed to channels, and tells them the sums of
+all nodes.
+
 Rules:
 - One exchange with Redis at a time; what changes meanwhile is part of the next one. Without changes there is one a
   second, which renews the lease.
@@ -18,8 +21,10 @@ from typing import Any, Final
 import structlog
 
 from snorky.gateway.config.pusher import PusherApp
-from snorky.gateway.contracts.webhooks import WebhookLog
+from snorky.gateway.contracts.webhooks import CountedClient, WebhookLog
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.http.protocols.pusher.counts.count_events import CountEvents
+from snorky.gateway.http.protocols.pusher.counts.local_counts import CHANNELS_MAX, COUNTS_MAX, LocalCounts, is_count
 from snorky.gateway.http.protocols.pusher.names import kind_of
 from snorky.gateway.http.protocols.pusher.webhooks import (
     BATCH_MAX,
@@ -78,9 +83,12 @@ class AppWebhooks:
         self._pace = pace or Pace()
         self._events = metrics.webhook_events
         self._requests = metrics.webhook_requests
+        self._limit_hits = metrics.limit_hits
         wanted = {change[1] for change in changes_wanted(app)}
         self._has_channels, self._has_members = "o" in wanted, "m" in wanted
         self._facts = LocalFacts()
+        self._counts = LocalCounts()
+        self._count_events = CountEvents(self._counts)
         self._reports = Reports()
         self._occupied: set[str] = set()
         self._members: dict[str, dict[str, set[tuple[str, str]]]] = {}  # by channel and user: connections and entries
@@ -99,6 +107,11 @@ class AppWebhooks:
         """True while this node sends the app's events."""
         return self._log.is_sender
 
+    @property
+    def has_facts(self) -> bool:
+        """True if it needs to know what begins and ends: not if it only counts."""
+        return self._has_channels or self._has_members
+
     def start(self) -> None:
         """Begin to connect, to report and to send; returns at once."""
         self._log.start(self._changed.set)
@@ -107,6 +120,8 @@ class AppWebhooks:
             loop.create_task(self._run_exchanges(), name="webhook exchanges"),
             loop.create_task(self._run_requests(), name="webhook requests"),
         ]
+        if self.app.subscription_counts:
+            self._tasks.append(loop.create_task(self._count_events.run(), name="subscription counts"))
 
     async def stop(self) -> None:
         """Release what this node has claimed, and let another node send. The clients should be gone. Idempotent."""
@@ -115,7 +130,7 @@ class AppWebhooks:
             return
         self._is_stopping = True
         if self._is_posting:
-            await asyncio.wait(tasks[1:], timeout=self._pace.stop_s)
+            await asyncio.wait(tasks[1:2], timeout=self._pace.stop_s)
         for each in tasks:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -165,6 +180,16 @@ class AppWebhooks:
         if self._facts.has_changes:
             self._changed.set()
 
+    def count(self, channel: str, client: CountedClient, *, is_subscribed: bool) -> None:
+        """Note that a client is subscribed to a channel, or is not any more. The app has `subscription_counts`."""
+        if not is_subscribed:
+            self._counts.discard(channel, client)
+        elif not self._counts.add(channel, client):
+            self._limit_hits.labels("counted_channels").inc()
+            self._complain("subscriber not counted", "this node counts too many channels", channels=CHANNELS_MAX)
+        if self._counts.has_changes:
+            self._changed.set()
+
     def report(self, event: dict[str, Any]) -> None:
         """Send an event that is no change of a fact."""
         if self._reports.add(event):
@@ -209,33 +234,40 @@ class AppWebhooks:
         self._taken = None
         if found.status == "fenced":
             self._facts.renew(())
+            self._counts.renew(())
             return True
         if found.status == "lost":
             self._is_lost = True
             return True
-        self._facts.confirm(taken.changes)
+        self._facts.confirm(each for each in taken.changes if each[:1] != b"#")
+        self._counts.confirm(taken.changes)
+        self._count_events.add(found.numbers)
         self._reports.remove(len(taken.reports))
         self.waiting = found.waiting
         if found.dropped:
             self._drop("full", found.dropped, "the app's queue in redis is full")
-        if found.waiting and self._log.is_sender:
+        if found.waiting and self._log.is_sender and self.app.webhook_url:
             self._has_work.set()
-        return found.has_more or self._facts.has_changes or len(self._reports) > 0
+        return found.has_more or self._facts.has_changes or self._counts.has_changes or len(self._reports) > 0
 
     def _take(self) -> _Taken:
         changes = self._facts.take()
+        changes += self._counts.take(min(COUNTS_MAX, CHANGES_MAX - len(changes)))
         # reports follow the changes that came before them
         return _Taken(changes, [] if self._facts.has_changes else self._reports.first(CHANGES_MAX - len(changes)))
 
     async def _restore(self) -> None:
         """Claim again in Redis, without events, what this node had claimed. Raises BrokerUnavailable."""
         held = set(await self._log.held())
+        self._counts.renew(held)
+        held = {fact for fact in held if not is_count(fact)}
         claimed = self._facts.claimed()
         missing = [f"={fact}".encode() for fact in claimed if fact not in held]
         for start in range(0, len(missing) or 1, CHANGES_MAX):
             found = await self._log.exchange(missing[start : start + CHANGES_MAX], is_reset=True)
             if found.status == "fenced":
                 held, claimed = set(), []
+                self._counts.renew(())
                 break
         self._facts.renew([*held, *claimed])
         self._is_lost = False

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from snorky.gateway.config.pusher import PusherApp
+from snorky.gateway.config.pusher import COUNT_EVENT, PusherApp
 from snorky.gateway.contracts.webhooks import QueuedEvent
 from snorky.gateway.http.protocols.pusher.signatures import sign
 
@@ -49,8 +49,11 @@ def fact_of_member(channel: str, user: str) -> str:
 
 
 def changes_wanted(app: PusherApp) -> list[str]:
-    """Return the changes of facts that make an event for an app: "+o", ..."""
-    return [change for change, name in _NAMES.items() if name in app.webhook_events]
+    """Return the changes of facts that make an event for an app: "+o", ... See RedisWebhookLog."""
+    found = [change for change, name in _NAMES.items() if name in app.webhook_events]
+    if app.subscription_counts:
+        found += ["=n", "#n"] if COUNT_EVENT in app.webhook_events else ["=n"]
+    return found
 
 
 class LocalFacts:
@@ -179,6 +182,9 @@ def _encoded(queued: QueuedEvent) -> bytes:
     event = queued.event
     if event[:1] == b"{":
         return event
+    if event[:1] == b"#":
+        number, _, counted = event[1:].decode().partition(" ")
+        return msgspec.json.encode({"name": COUNT_EVENT, "channel": counted, COUNT_EVENT: int(number)})
     name = _NAMES.get(event[:2].decode(errors="replace"))
     if name is None:
         return b""  # of a newer node: it must not stop what follows
