@@ -23,7 +23,7 @@ Rules:
 import secrets
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.protocol.codec import MAX_DEPTH, Encoding, Json, decode_json, encode, encode_msgpack
@@ -77,7 +77,7 @@ class Template:
     A second form, for clients that recover by position, adds `offset` and `position` at the end.
     """
 
-    __slots__ = ("_json", "_message", "_msgpack", "_positioned", "_service")
+    __slots__ = ("_json", "_msgpack", "_positioned", "has_place_for_position")
 
     def __init__(self, service: str, message: Json | Payload) -> None:
         """Encode the envelope of `message`, a JSON value with PAYLOAD in place of exactly one value.
@@ -87,37 +87,45 @@ class Template:
         marks = _Marks()
         value: Json = {"service": service, "message": _fill(message, marks.at(0), 0)}
         self._json = tuple(_cut(marks, value, Encoding.JSON, 1))
-        self._msgpack = tuple(_cut(marks, value, Encoding.MSGPACK, 1))
-        self._service = service
-        self._message = message
-        self._positioned: dict[tuple[Encoding, bool], list[bytes]] = {}  # filled on first use
-
-    @property
-    def has_place_for_position(self) -> bool:
-        """True if the second form exists: the message is an object without the keys that it adds."""
-        return isinstance(self._message, dict) and not _PLACE & self._message.keys()
+        # A node may have a million templates, most of them idle: everything else is made from the JSON on first use.
+        self._msgpack: tuple[bytes, ...] | None = None
+        self._positioned: dict[tuple[Encoding, bool], list[bytes]] | None = None
+        # True if the second form exists: the message is an object without the keys that it adds
+        self.has_place_for_position = isinstance(message, dict) and not _PLACE & message.keys()
 
     def render(self, payload: bytes, encoding: Encoding) -> bytes:
         """Return the whole envelope with `payload`, which must be one strict value in this encoding: unchecked."""
-        before, after = self._json if encoding is _JSON else self._msgpack
+        before, after = self._json if encoding is _JSON else self._msgpack or self._in_msgpack()
         return before + payload + after
 
     def render_at(
         self, payload: bytes, encoding: Encoding, *, offset: int, position: str, is_tombstone: bool = False
     ) -> bytes:
         """Return the second form with `payload`. is_tombstone: add `"tombstone": true` for clients counting offsets."""
+        if self._positioned is None:
+            self._positioned = {}
         pieces = self._positioned.get((encoding, is_tombstone))
         if pieces is None:
             pieces = self._positioned[encoding, is_tombstone] = self._with_position(encoding, is_tombstone)
         first, second, third, last = pieces
         return first + payload + second + encode(offset, encoding) + third + encode(position, encoding) + last
 
+    def _in_msgpack(self) -> tuple[bytes, ...]:
+        marks = _Marks()
+        self._msgpack = tuple(_cut(marks, self._filled(marks.at(0)), Encoding.MSGPACK, 1))
+        return self._msgpack
+
     def _with_position(self, encoding: Encoding, is_tombstone: bool) -> list[bytes]:
         marks = _Marks()
-        filled = _fill(self._message, marks.at(0), 0)
-        filled |= {"tombstone": True} if is_tombstone else {}
-        message = {**filled, "offset": marks.at(1), "position": marks.at(2)}
-        return _cut(marks, {"service": self._service, "message": message}, encoding, 3)
+        value = self._filled(marks.at(0))
+        value["message"] |= {"tombstone": True} if is_tombstone else {}
+        value["message"] |= {"offset": marks.at(1), "position": marks.at(2)}
+        return _cut(marks, value, encoding, 3)
+
+    def _filled(self, mark: str) -> dict[str, Any]:
+        """Return the envelope with a mark in place of the payload."""
+        before, after = self._json
+        return cast("dict[str, Any]", decode_json(b'%b"%b"%b' % (before, mark.encode(), after)))
 
 
 class Shared:
