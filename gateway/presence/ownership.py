@@ -32,6 +32,7 @@ RETRY_S: Final = 0.5  # between attempts to release while Redis does not respond
 BATCH: Final = 64  # concurrent releases: when a load balancer dies, 10,000 connections end at once
 STOP_S: Final = 5.0  # time for pending releases when the node stops
 ENTRY_MAX_BYTES: Final = 65_536  # of an entry's name and data; services have their own, lower limits
+LEFT_DATA_MAX_BYTES: Final = 4_096  # data with a leave: when a node dies, Redis publishes thousands of them at once
 LISTING_REST: Final = 4.0  # pause after listing names, in multiples of its duration: it takes at most 1/5 of the time
 
 Notice = tuple[Any, Selector]
@@ -47,7 +48,9 @@ def encode_notice(notice: Notice | None) -> bytes | None:
 
 
 def _change(kind: Literal["+", "-", "="], member: Member, *, is_identity: bool) -> Change:
-    owner, data = member.owner, None if kind == "-" else member.data
+    owner, data = member.owner, member.data
+    if kind == "-" and data is not None and json_size(data) > LEFT_DATA_MAX_BYTES:
+        data = None
     return Change(kind, is_identity, member.identity, owner.connection_id, member.entry, data=data)
 
 

@@ -48,9 +48,8 @@ def change_of(difference: Difference) -> Change:
     """Return the change that a difference reports, without its versions."""
     member = difference.member
     kind: Final = _KINDS[difference.kind]
-    data = None if kind == "-" else member.data
     connection_id = member.owner.connection_id
-    return Change(kind, difference.is_identity, member.identity, connection_id, member.entry, data=data)
+    return Change(kind, difference.is_identity, member.identity, connection_id, member.entry, data=member.data)
 
 
 class _Roster:

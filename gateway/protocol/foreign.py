@@ -9,12 +9,12 @@ What services send is translated back in two places:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from snorky.gateway.protocol.channel_names import Json
 from snorky.gateway.protocol.publication import Change, Position
 
-__all__ = ["Frontend", "Rendering", "SubscribeTerms"]
+__all__ = ["DescribesClient", "Frontend", "Rendering", "SubscribeTerms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ class SubscribeTerms:
     data: Any = None
     lists_members: bool = False
     replays_last: bool = False
+
+    @classmethod
+    def of(cls, frontend: "Frontend | None") -> "SubscribeTerms":
+        """Return the terms of a client whose frontend has sent none: they permit nothing."""
+        return cls(data=frontend.description() if isinstance(frontend, DescribesClient) else None)
 
 
 class Rendering(Protocol):
@@ -87,3 +92,11 @@ class Frontend(Protocol):
         envelope: {"service", "message"}; publications in it are bytes, JSON that is already checked. Called again with
         a shorter reply, if the first one has no room in the client's queue.
         """
+
+
+@runtime_checkable
+class DescribesClient(Protocol):
+    """A frontend that describes its client to other members of the client's channels, without its terms."""
+
+    def description(self) -> Json:
+        """Return the data of the roster entries that the client gets now, any JSON value; None = none."""

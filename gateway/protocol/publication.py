@@ -118,7 +118,8 @@ class Change:
     """A change of one roster entry: "+" it joined, "-" it left, "=" its data changed.
 
     is_identity: the identity's first or last entry. connection_id, entry: identify the entry. version, previous:
-    of the roster after this change, and after the last change published before it. data: of the entry now, if any.
+    of the roster after this change, and after the last change published before it. data: of the entry, if
+    any; of one that left, its last, unless it is large.
     """
 
     kind: Literal["+", "-", "="]

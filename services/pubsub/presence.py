@@ -31,12 +31,12 @@ async def present(
 ) -> AsyncIterator[None]:
     """Enter a channel's roster; leave it again if the block, which subscribes, fails. Raises AlreadySubscribed.
 
-    terms: of the client's frontend, with its entry.
+    terms: of the client's frontend, with its entry; None = it has sent none.
     Entering comes first because no `await` is allowed between a recovery and its reply.
     """
     if topics.is_subscribed(connection, channel):
         raise AlreadySubscribed
-    terms = terms or SubscribeTerms()
+    terms = terms or SubscribeTerms.of(connection.frontend)
     entered = await rosters.enter(connection, channel, data=terms.data, identity=terms.member)
     try:
         yield
@@ -75,7 +75,9 @@ class PresenceCommands(RPCService):
         check_flag(connections)
         async with self.topics.reading(request.connection, channel):
             census = await self._census(request, channel)
-            reply = self.fitted(request, (clients if connections else members)(census.members))
+            has_data = request.connection.frontend is not None  # else its client would see the data
+            found = clients(census.members, has_data=has_data) if connections else members(census.members)
+            reply = self.fitted(request, found)
             self.topics.knows(request.connection, channel, census.version)
             return reply
 

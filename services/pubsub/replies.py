@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
+from snorky.services.pubsub.clients import client, clients_page
 from snorky.services.rpc import RPCError
 
 __all__ = [
@@ -113,34 +114,19 @@ def members(found: Sequence[Member]) -> dict[str, Any]:
     return {"members": identities}
 
 
-def clients(found: Sequence[Member]) -> dict[str, Any]:
+def clients(found: Sequence[Member], *, has_data: bool = False) -> dict[str, Any]:
     """Build the reply to `presence` with `connections`: each connection with its identity; null = it has none.
 
-    Raises RPCError: more than MEMBERS_MAX.
+    has_data: and with the data of its entry. Raises RPCError: more than MEMBERS_MAX.
     """
     if len(found) > MEMBERS_MAX:
         raise RPCError("Too many members", "limit_exceeded")
-    return {"connections": [_client(each) for each in found]}
-
-
-def clients_page(found: Sequence[Member], after: str, limit: int) -> dict[str, Any]:
-    """Build a page of the connections in a roster, in the order of their ids."""
-    later = sorted(
-        (each for each in map(_client, found) if each["connection"] > after), key=lambda each: each["connection"]
-    )
-    last = later[limit - 1]["connection"] if len(later) > limit else None
-    return {"connections": later[:limit], "next": last}
+    return {"connections": [client(each, has_data=has_data) for each in found]}
 
 
 def stats(found: Sequence[Member]) -> dict[str, Any]:
     """Build the reply to `presenceStats`."""
     return {"members": len({member.identity for member in found}), "connections": len(found)}
-
-
-def _client(member: Member) -> dict[str, Any]:
-    """Describe a connection; null = it has no identity."""
-    connection = member.owner.connection_id
-    return {"connection": connection, "identity": None if member.identity == connection else member.identity}
 
 
 def _follows(publications: Sequence[Publication], top: Position, since: Position) -> bool:

@@ -6,8 +6,8 @@ Rules:
 - Every 2 s each node registers its channel rules under its prefix, in its database, and reads the merged rules of all
   nodes (`scripts/rules.lua`). Rules remain valid for `GRACE_S` after the last node with these rules registered; only
   time in which some node is running counts. So a node without rules, or a restart of all nodes, shortens no history.
-- Every 2 s each node also asks which library is loaded. If it is not the one that was found correct, the node compares it
-  with its own (`libraries`), and loads its own if the one in Redis is missing, older or changed. A later one is not
+- Every 2 s each node also asks which library is loaded. If it is not the one that was found correct, the node compares
+  it with its own (`libraries`), and loads its own if the one in Redis is missing, older or changed. A later one is not
   replaced.
 - Nodes publish by the merged rules too: `promised`.
 - An older or foreign library may have published without adding to the history. So while a node reads history for a

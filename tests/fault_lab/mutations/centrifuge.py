@@ -14,6 +14,7 @@ EMULATED = "gateway/http/protocols/centrifuge/emulated.py"
 EMULATION = "tests/cluster/test_centrifuge_emulation.py"
 API = "tests/cluster/test_centrifuge_api.py"
 IMPORT = "tests/unit/config/test_centrifugo.py"
+INFO = "tests/cluster/test_centrifuge_info.py"
 
 CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -261,6 +262,64 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         old="            recover = frontend.recovers_from(channel_of(wanted.channel)) or True\n",
         new="            pass\n",
         argv=test(SERVER_SIDE, "test_stored_subscriptions_recover_from_where_the_client_was"),
+    ),
+    Mutation(
+        guard="conn_info: its size",
+        file="gateway/http/protocols/centrifuge/rendering.py",
+        old="    if info is not None and json_size(info) > INFO_MAX_BYTES:\n",
+        new="    if False:\n",
+        argv=test(
+            "tests/unit/http/protocols/test_centrifuge.py", "test_info_of_a_client_is_any_strict_json_up_to_a_size"
+        ),
+    ),
+    Mutation(
+        guard="conn_info: a later token counts",
+        file=CLIENT,
+        old="        if claims is not connection.claims:\n",
+        new="        if not claims:\n",
+        argv=test(INFO, "test_later_joins_have_the_info_of_a_later_token"),
+    ),
+    Mutation(
+        guard="conn_info: not for clients of Snorky's own protocol",
+        file="services/pubsub/presence.py",
+        old="            has_data = request.connection.frontend is not None",
+        new="            has_data = True",
+        argv=test(INFO, "test_clients_of_snorkys_own_protocol_notice_nothing"),
+    ),
+    Mutation(
+        guard="conn_info: subscriptions without terms have it",
+        file="services/pubsub/presence.py",
+        old="    terms = terms or SubscribeTerms.of(connection.frontend)\n",
+        new="    terms = terms or SubscribeTerms()\n",
+        argv=test(INFO, "test_subscriptions_by_the_server_have_it_too"),
+    ),
+    Mutation(
+        guard="rosters: size of the data with a leave",
+        file="gateway/presence/ownership.py",
+        old='    if kind == "-" and data is not None and json_size(data) > LEFT_DATA_MAX_BYTES:\n',
+        new="    if False:\n",
+        argv=test("tests/unit/presence/test_ownership.py", "test_leaves_have_the_data_of_their_entries_unless"),
+    ),
+    Mutation(
+        guard="rosters: data of a missed leave",
+        file="gateway/presence/roster_view.py",
+        old="member.entry, data=member.data)\n",
+        new="member.entry)\n",
+        argv=test("tests/unit/presence/test_roster_view.py", "test_leave_that_was_missed_has_the_data_of_the_entry"),
+    ),
+    Mutation(
+        guard="pages of connections: size of their data",
+        file="services/pubsub/clients.py",
+        old="        if page and size > PAGE_DATA_MAX_BYTES:\n",
+        new="        if False:\n",
+        argv=test("tests/unit/services/test_pubsub_clients.py", "test_pages_are_in_the_order"),
+    ),
+    Mutation(
+        guard="pages of connections: depth of their data",
+        file="services/pubsub/clients.py",
+        old="json_size([[[[[[data]]]]]])",
+        new="json_size(data)",
+        argv=test("tests/unit/services/test_pubsub_clients.py", "test_data_that_nest_too_deeply"),
     ),
     Mutation(
         guard="server API: its key",

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from snorky.gateway import BrokerUnavailable, ConnectionClosed, Entered, Member, Owner, Selector
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.presence.ownership import Ownership, encode_notice
+from snorky.gateway.presence.ownership import LEFT_DATA_MAX_BYTES, Ownership, encode_notice
 from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.protocol.publication import Change, read_publication, write_change, write_version
 from tests.support.fakes.fake_wire import JSON, FakeTransport, settle, until
@@ -394,6 +394,22 @@ async def test_notice_is_asked_of_the_service_for_the_channel_that_it_knows(rig:
     publication = read_publication(write_version(data, 7, 6))
     assert (publication.payload, publication.selector) == (b'{"hi":1}', Selector(not_identity="bob"))
     assert publication.change == Change("+", False, "bob", "n.1", version=7, previous=6)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_with_leaves"), [(0, True), (LEFT_DATA_MAX_BYTES, True), (LEFT_DATA_MAX_BYTES + 1, False)]
+)
+async def test_leaves_have_the_data_of_their_entries_unless_they_are_large(
+    rig: Rig, size: int, is_with_leaves: bool
+) -> None:
+    rig.notice = lambda *_: (1, Selector.none())
+    data = "x" * (size - 2) if size else None
+    for has_joined, expected in ((True, data), (False, data if is_with_leaves else None)):
+        member = Member("bob", Owner("n", "i1", 1), "", data)
+        changed = rig.ownership.notice("pubsub:a", member, has_joined=has_joined, is_identity=True)
+        assert changed is not None
+        change = read_publication(write_version(changed, 7, 6)).change
+        assert change is not None and change.data == expected
 
 
 async def test_service_that_fails_on_a_notice_does_not_prevent_leaves(rig: Rig) -> None:

@@ -3,7 +3,7 @@
 from time import process_time
 
 from snorky.gateway.contracts.directory import Member, RosterSnapshot
-from snorky.gateway.presence.roster_view import GRACE_S, LATE_S, Difference, RosterView
+from snorky.gateway.presence.roster_view import GRACE_S, LATE_S, Difference, RosterView, change_of
 from snorky.gateway.protocol.publication import Change
 from tests.support.scenarios.roster_views import begun, change, looked, member, settled, told
 
@@ -108,6 +108,14 @@ def test_late_difference_has_the_current_state() -> None:
     left = Difference("left", member("bob", 2), True)
     assert presence.current(left) == left
     assert presence.receive(change(16, "+", "bob", 2), 0.0) and presence.current(left) is None
+
+
+def test_leave_that_was_missed_has_the_data_of_the_entry() -> None:
+    presence = begun(member("ann", data={"name": "Ann"}), member("bob", 2))
+    assert looked(presence, 13, member("bob", 2), at_s=0.0) == []
+    presence.begin_census()
+    (left,) = presence.settle(RosterSnapshot(13, [member("bob", 2)]), GRACE_S)
+    assert change_of(left) == Change("-", True, "ann", "n.1", data={"name": "Ann"})
 
 
 def test_thousands_of_entries_of_one_identity_take_no_time_each() -> None:

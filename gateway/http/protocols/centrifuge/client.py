@@ -28,7 +28,7 @@ from snorky.gateway.http.protocols.centrifuge.commands import (
     positions_of,
 )
 from snorky.gateway.http.protocols.centrifuge.forms import Form, json_of
-from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB, client_info, push
+from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB, client_info, conn_info_in, push
 from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.protocol.codec import Envelope, Json, channel_key, channel_name
 
@@ -69,6 +69,7 @@ class CentrifugeClient:
     __slots__ = (
         "_command",
         "_connection",
+        "_described",
         "_early",
         "_early_bytes",
         "_endpoint",
@@ -109,6 +110,7 @@ class CentrifugeClient:
         self._subs: dict[str, Any] | None = None  # the server's subscriptions, while they are made
         self._subs_bytes = 0
         self._task: asyncio.Task[None] | None = None
+        self._described: tuple[Mapping[str, Any], Json] = ({}, None)  # the claims, and `conn_info` by them
 
     @property
     def has_begun(self) -> bool:
@@ -189,6 +191,18 @@ class CentrifugeClient:
         """See `Frontend`."""
         found = self._since.get(channel) if isinstance(channel, str) else None
         return None if found is None else found[1]
+
+    def description(self) -> Json:
+        """See `DescribesClient`: the claim `info`. If it is too large, the client has none, and remains connected."""
+        connection, (claims, info) = self._connection, self._described
+        if claims is not connection.claims:
+            info = None
+            try:
+                info = conn_info_in(connection.claims)
+            except InvalidMessage as error:
+                _log.warning("info of a token is left out", connection=connection.id, error=str(error))
+            self._described = connection.claims, info
+        return info
 
     def take(self, envelope: Mapping[str, Any]) -> bool | None:
         """See `Frontend`: later commands of a client without a WebSocket."""
@@ -320,7 +334,8 @@ class CentrifugeClient:
         if not self._endpoint.registry[PUBSUB].sends_presence_events(channel):
             return []
         connection = self._connection
-        return [push(channel, "join", {"info": client_info(connection.identity, connection.id)})]
+        info = client_info(connection.identity, connection.id, self.description())
+        return [push(channel, "join", {"info": info})]
 
     # -- writing -------------------------------------------------------------------------------------------------
 

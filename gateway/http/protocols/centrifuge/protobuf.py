@@ -20,7 +20,7 @@ __all__ = ["FIELDS_MAX", "delimited", "encode_publication", "encode_reply", "rea
 _Fields = Mapping[str, tuple[int, str]]
 
 _PUBLICATION: Final = {"data": (4, "json"), "offset": (6, "uint")}
-_INFO: Final = {"user": (1, "text"), "client": (2, "text")}
+_INFO: Final = {"user": (1, "text"), "client": (2, "text"), "conn_info": (3, "json")}
 _TTL: Final = {"expires": (1, "bool"), "ttl": (2, "uint")}
 _ABOUT: Final = {"client": (1, "text"), "version": (2, "text"), "expires": (3, "bool"), "ttl": (4, "uint")}
 _CHANNEL: Final = {"channel": (1, "text")}

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, payload_of
-from snorky.gateway.protocol.codec import Encoding, Json
+from snorky.gateway.protocol.codec import Encoding, Json, json_size
 from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect, binary_frame, text_frame
 
-__all__ = ["DIALECTS", "PUBSUB", "STREAM_DIALECTS", "client_info", "pub", "push"]
+__all__ = ["DIALECTS", "INFO_MAX_BYTES", "PUBSUB", "STREAM_DIALECTS", "client_info", "conn_info_in", "pub", "push"]
 
 PUBSUB: Final = "pubsub"  # the only service that these clients have channels of
+INFO_MAX_BYTES: Final = 4_096  # of the claim `info`: each join, each leave and each list of a channel's clients has it
 
 
 def push(channel: Json, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,9 +25,24 @@ def pub(payload: bytes, offset: int | None) -> dict[str, Any]:
     return {"data": payload_of(payload)} | ({} if offset is None else {"offset": offset})
 
 
-def client_info(identity: str | None, connection_id: str) -> dict[str, str]:
-    """Build the description of a client. identity: None or the connection's id = it has none."""
-    return {"user": "" if identity is None or identity == connection_id else identity, "client": connection_id}
+def conn_info_in(claims: Mapping[str, Any]) -> Json:
+    """Return what a connection token says about its client to other clients; None = nothing.
+
+    Raises InvalidMessage: it is not strict JSON, or more than INFO_MAX_BYTES.
+    """
+    info: Json = claims.get("info")
+    if info is not None and json_size(info) > INFO_MAX_BYTES:
+        raise InvalidMessage("Too large")
+    return info
+
+
+def client_info(identity: str | None, connection_id: str, conn_info: Json) -> dict[str, Json]:
+    """Build the description of a client. identity: None or the connection's id = it has none. conn_info: likewise."""
+    user = "" if identity is None or identity == connection_id else identity
+    info: dict[str, Json] = {"user": user, "client": connection_id}
+    if conn_info is not None:
+        info["conn_info"] = conn_info
+    return info
 
 
 class _PushRendering:
@@ -47,7 +64,7 @@ class _PushRendering:
         if change.kind == "=":
             return None
         kind = "join" if change.kind == "+" else "leave"
-        info = client_info(change.identity, change.connection_id)
+        info = client_info(change.identity, change.connection_id, change.data)
         return self._form.encode(push(_name(channel), kind, {"info": info}))
 
     def notice(self, envelope: Mapping[str, Any]) -> None:

@@ -39,8 +39,12 @@ def history(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def presence(data: Mapping[str, Any]) -> dict[str, Any]:
     """Build the result of `presence`."""
-    found = {each["connection"]: client_info(each["identity"], each["connection"]) for each in data["connections"]}
-    return {"presence": found}
+    found = data["connections"]
+    return {
+        "presence": {
+            each["connection"]: client_info(each["identity"], each["connection"], each.get("data")) for each in found
+        }
+    }
 
 
 def stats(data: Mapping[str, Any]) -> dict[str, Any]:

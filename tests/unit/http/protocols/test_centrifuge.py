@@ -14,7 +14,7 @@ from snorky.gateway.http.protocols.centrifuge.codes import disconnect_of, error_
 from snorky.gateway.http.protocols.centrifuge.commands import Unavailable, command_of, envelope_of, positions_of
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, json_of, payload_of
 from snorky.gateway.http.protocols.centrifuge.protobuf import FIELDS_MAX, delimited, read_commands
-from snorky.gateway.http.protocols.centrifuge.rendering import pub, push
+from snorky.gateway.http.protocols.centrifuge.rendering import INFO_MAX_BYTES, client_info, conn_info_in, pub, push
 from snorky.gateway.protocol.codec import Envelope
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import settle
@@ -38,7 +38,12 @@ REPLIES: list[dict[str, Any]] = [
     },
     {
         "id": 3,
-        "presence": {"presence": {"n.1": {"user": "ann", "client": "n.1"}, "n.2": {"user": "", "client": "n.2"}}},
+        "presence": {
+            "presence": {
+                "n.1": {"user": "ann", "client": "n.1", "conn_info": {"name": "Ann €\n", "n": [1.5, None]}},
+                "n.2": {"user": "", "client": "n.2"},
+            }
+        },
     },
     {"id": 4, "presence_stats": {"num_clients": 300, "num_users": 2}},
     {"id": 5, "history": {"publications": [], "epoch": "e", "offset": 3}},
@@ -46,7 +51,7 @@ REPLIES: list[dict[str, Any]] = [
     {"id": 8, "unsubscribe": {}},
     {"push": {"channel": "a", "pub": {"data": payload_of(b'"\xe2\x82\xac"'), "offset": 4}}},
     {"push": {"channel": "a", "join": {"info": {"user": "ann", "client": "n.1"}}}},
-    {"push": {"channel": "a", "leave": {"info": {"user": "ann", "client": "n.1"}}}},
+    {"push": {"channel": "a", "leave": {"info": {"user": "ann", "client": "n.1", "conn_info": "\u2028"}}}},
     {"push": {"channel": "a", "unsubscribe": {"code": 2500, "reason": "gone"}}},
     {"push": {"channel": "a", "subscribe": {"recoverable": True, "epoch": "e", "offset": 1, "positioned": True}}},
 ]
@@ -205,6 +210,23 @@ def test_data_of_a_reply_may_contain_payloads_and_must_be_json() -> None:
     for wrong in (float("nan"), {"a": [b"1", float("inf")]}, object(), ["\ud800"]):
         with pytest.raises(InvalidMessage):
             json_of(wrong, 100)
+
+
+def test_info_of_a_client_is_any_strict_json_up_to_a_size() -> None:
+    for info in (None, 0, False, "", [], {"name": "Ann"}, "x" * (INFO_MAX_BYTES - 2), "€" * (INFO_MAX_BYTES // 3 - 1)):
+        assert conn_info_in({"sub": "ann", "info": info}) == info
+    assert conn_info_in({"sub": "ann"}) is None
+    deep: list[Any] = []
+    for _ in range(40):
+        deep = [deep]
+    for wrong in ("x" * (INFO_MAX_BYTES - 1), "€" * (INFO_MAX_BYTES // 3), "\ud83d", float("nan"), 2**64, deep):
+        with pytest.raises(InvalidMessage):
+            conn_info_in({"info": wrong})
+
+
+def test_client_without_info_has_no_conn_info() -> None:
+    assert client_info("ann", "n.1", None) == {"user": "ann", "client": "n.1"}
+    assert client_info("n.1", "n.1", False) == {"user": "", "client": "n.1", "conn_info": False}
 
 
 async def test_size_of_a_message_is_that_of_its_bytes() -> None:
