@@ -20,9 +20,10 @@ import structlog
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Directory, Entered, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed, LimitExceeded
+from snorky.gateway.presence.roster_view import change_in
 from snorky.gateway.protocol.codec import canonical, channel_of, decode_json, encode_json, json_size
 from snorky.gateway.protocol.identities import stated_identity
-from snorky.gateway.protocol.publication import Change, Selector, write_addressed, write_change
+from snorky.gateway.protocol.publication import Selector, write_addressed, write_change
 from snorky.gateway.protocol.splicing import Shared
 from snorky.gateway.shared_reads import SharedReads
 
@@ -32,7 +33,6 @@ RETRY_S: Final = 0.5  # between attempts to release while Redis does not respond
 BATCH: Final = 64  # concurrent releases: when a load balancer dies, 10,000 connections end at once
 STOP_S: Final = 5.0  # time for pending releases when the node stops
 ENTRY_MAX_BYTES: Final = 65_536  # of an entry's name and data; services have their own, lower limits
-LEFT_DATA_MAX_BYTES: Final = 4_096  # data with a leave: when a node dies, Redis publishes thousands of them at once
 LISTING_REST: Final = 4.0  # pause after listing names, in multiples of its duration: it takes at most 1/5 of the time
 
 Notice = tuple[Any, Selector]
@@ -45,13 +45,6 @@ _log = structlog.get_logger("snorky.ownership")
 def encode_notice(notice: Notice | None) -> bytes | None:
     """Make the publication of a notice: its payload with the selector of its receivers."""
     return None if notice is None else write_addressed(encode_json(notice[0]), notice[1])
-
-
-def _change(kind: Literal["+", "-", "="], member: Member, *, is_identity: bool) -> Change:
-    owner, data = member.owner, member.data
-    if kind == "-" and data is not None and json_size(data) > LEFT_DATA_MAX_BYTES:
-        data = None
-    return Change(kind, is_identity, member.identity, owner.connection_id, member.entry, data=data)
 
 
 def _demand_small(entry: str, data: Any) -> None:
@@ -155,7 +148,7 @@ class Ownership:
             return False
         members[roster, entry] = member = Member(known.identity, known.owner, entry, data)
         encoded = encode_notice(notice)
-        changed = None if encoded is None else write_change(encoded, _change("=", member, is_identity=False))
+        changed = None if encoded is None else write_change(encoded, change_in("=", member, is_identity=False))
         # False = Redis has lost the entry: it will be registered again shortly, with this data
         try:
             await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=changed)
@@ -268,7 +261,7 @@ class Ownership:
         kind: Literal["+", "-"] = "+" if has_joined else "-"
         try:
             encoded = encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
-            return None if encoded is None else write_change(encoded, _change(kind, member, is_identity=is_identity))
+            return None if encoded is None else write_change(encoded, change_in(kind, member, is_identity=is_identity))
         except Exception:  # an error of a service, or an unknown roster: joining and leaving must still succeed
             _log.exception("no notice", service=service)
             return None

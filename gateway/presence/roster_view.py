@@ -24,12 +24,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
+from snorky.gateway.protocol.codec import json_size
 from snorky.gateway.protocol.publication import Change
 
-__all__ = ["GRACE_S", "Difference", "RosterView", "change_of"]
+__all__ = ["GRACE_S", "LEFT_DATA_MAX_BYTES", "Difference", "RosterView", "change_in", "change_of"]
 
 GRACE_S: Final = 12.0
 LATE_S: Final = 5.0  # notices delayed more are reported, perhaps twice: the clock of Redis may have been set back
+LEFT_DATA_MAX_BYTES: Final = 4_096  # data with a leave: when a node dies, Redis publishes thousands of them at once
 
 _KINDS: Final[dict[str, Literal["+", "-", "="]]] = {"joined": "+", "left": "-", "updated": "="}
 _Place = tuple[str, str]  # connection, entry
@@ -44,12 +46,17 @@ class Difference:
     is_identity: bool = False
 
 
+def change_in(kind: Literal["+", "-", "="], member: Member, *, is_identity: bool) -> Change:
+    """Return a change of a roster, without its versions. A leave has no data above LEFT_DATA_MAX_BYTES."""
+    owner, data = member.owner, member.data
+    if kind == "-" and data is not None and json_size(data) > LEFT_DATA_MAX_BYTES:
+        data = None
+    return Change(kind, is_identity, member.identity, owner.connection_id, member.entry, data=data)
+
+
 def change_of(difference: Difference) -> Change:
     """Return the change that a difference reports, without its versions."""
-    member = difference.member
-    kind: Final = _KINDS[difference.kind]
-    connection_id = member.owner.connection_id
-    return Change(kind, difference.is_identity, member.identity, connection_id, member.entry, data=member.data)
+    return change_in(_KINDS[difference.kind], difference.member, is_identity=difference.is_identity)
 
 
 class _Roster:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from redis import Redis as BlockingRedis
 
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.directory.lease import Timings
@@ -251,6 +252,24 @@ async def test_library_that_has_not_changed_is_only_asked_for(redis: RedisServer
         assert await listings() == before + 1, "other rules may have to be in the library"
         await client.execute_command("FUNCTION", "LOAD", "REPLACE", FOREIGN)
         assert await functions.ensure()
+    await client.aclose()
+
+
+async def test_doubt_that_was_not_written_is_written_later(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}) as functions:
+        await functions.ensure()
+        await client.execute_command("FUNCTION", "LOAD", "REPLACE", FOREIGN)
+
+        async def fail() -> None:
+            raise BrokerUnavailable("lost")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(functions, "_tell_doubt", fail)
+            with pytest.raises(BrokerUnavailable):
+                await functions.ensure()
+        await functions.ensure()
+        assert await client.get(doubt_key(PREFIX)) == functions.doubt != b""
     await client.aclose()
 
 

@@ -14,7 +14,15 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-__all__ = ["HIGH_WATER_BYTES", "FrameSink", "ResponseStream", "is_gone", "until_written", "write_stream"]
+__all__ = [
+    "HIGH_WATER_BYTES",
+    "FrameSink",
+    "ResponseStream",
+    "is_gone",
+    "notice_dead_peer",
+    "until_written",
+    "write_stream",
+]
 
 HIGH_WATER_BYTES = 65_536  # queued in a stream; above it the connection queues in its own outbox
 
@@ -127,7 +135,7 @@ async def write_stream(
 
     keeps_alive: the HTTP connection may serve further requests. Raises ConnectionError: the client has gone.
     """
-    _notice_dead_peer(request)
+    notice_dead_peer(request)
     response = web.StreamResponse(headers={**headers, "X-Accel-Buffering": "no"})
     if not keeps_alive:
         response.force_close()
@@ -192,7 +200,7 @@ def is_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _notice_dead_peer(request: web.Request) -> None:
+def notice_dead_peer(request: web.Request) -> None:
     """Make the kernel detect a peer that has gone silently: while the response is written, nothing is read."""
     found = None if request.transport is None else request.transport.get_extra_info("socket")
     if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):

@@ -26,7 +26,13 @@ from snorky.gateway.http.backend.key_brake import Brake
 from snorky.gateway.http.serving.bodies import Bodies
 from snorky.gateway.http.serving.page_answers import Respond, answer_page
 from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
-from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, until_written, write_stream
+from snorky.gateway.http.serving.response_stream import (
+    ResponseStream,
+    is_gone,
+    notice_dead_peer,
+    until_written,
+    write_stream,
+)
 from snorky.gateway.http.sockjs.binding import VARYING_QUERY, Who, who_asks
 from snorky.gateway.http.sockjs.forwarding.owner import NOT_ADMITTED, Answer
 from snorky.gateway.http.sockjs.forwarding.requester import Requester
@@ -243,6 +249,7 @@ class SockJSHandler:
                 while frames := await stream.take():
                     pieces += frames
                     stream.wrote(sum(map(len, frames)))
+                notice_dead_peer(request)
                 response = web.Response(body=b"".join(map(transport.wrap, pieces)), headers=headers)
                 await response.prepare(request)
                 await response.write_eof()

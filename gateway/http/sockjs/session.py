@@ -8,6 +8,7 @@ Rules:
   the writers of all earlier ones have reported that they are written; the session ends (1002) if one does not.
 - An ended session is kept for the disconnect delay, so that the next receiver gets the reason, after the messages
   still queued. They are dropped if there would be a gap (1002) or there are too many (4008).
+- The same is true while a response is not written: what is queued then, and the reason, wait for it too.
 - Its connection leaves the node when the client has been notified, or after the delay.
 """
 
@@ -38,6 +39,7 @@ class Timing:
     heartbeat_s: float = 25.0  # proxies close connections that are silent for 30 s
     disconnect_delay_s: float = 5.0  # without a receiver
     unwritten_s: float = 5.0  # that a receiver waits until the frames of an earlier one are written
+    writing_s: float = 60.0  # that a client may read a response which has ended, before the session ends
     response_max_bytes: int = 131_072  # of one streaming response: browsers keep all of it in memory. See `_size_of`
     beat_s: float = 1.0  # maximum delay of a heartbeat, or of noticing that a client has gone
 
@@ -91,12 +93,12 @@ class Session:
 
     def attach(self, drain: FrameSink) -> None:
         """Write queued and future messages to this receiver. The session ends the receiver."""
-        if self._end is not None:
-            self._tell_end(drain, self._end)
-            return
         if self._drain is not None:
             drain.send(_STILL_OPEN)
             drain.end()
+            return
+        if self._end is not None and not self._unwritten:
+            self._tell_end(drain, self._end)
             return
         self._drain, self._drained_bytes, self._attached_s = drain, 0, self._clock()
         drain.on_drained = self._resume
@@ -150,12 +152,19 @@ class Session:
             drain.end()
 
     def _resume(self) -> None:
-        if self._drain is not None and not self._unwritten:
+        if self._drain is None or self._unwritten:
+            return
+        if self._end is None:
             self.connection.resume()
+        else:
+            drain, self._drain = self._drain, None
+            self._tell_end(drain, self._end)
 
     def _on_finished(self, drain: FrameSink) -> None:
-        self._unwritten.discard(drain)
-        self._resume()
+        if drain in self._unwritten:
+            self._unwritten.remove(drain)
+            self._since_s = self._clock()
+            self._resume()
 
     def _on_lost(self, drain: FrameSink) -> None:
         """End the session: frames that were sent to this receiver have not reached the client."""
@@ -165,7 +174,11 @@ class Session:
         elif drain not in self._unwritten:
             return
         self._unwritten.clear()
-        self.connection.close(1002, "Connection interrupted")
+        self._before_end = b""
+        if self._end is None:
+            self.connection.close(1002, "Connection interrupted")
+        else:
+            self._resume()  # a receiver that waits gets the reason
 
     # -- messages from the client --------------------------------------------------------------------------------
 
@@ -227,9 +240,12 @@ class Session:
         self._may_read.set()
         if code == CloseCode.SLOW_CONSUMER:
             self._node.metrics.slow_consumers_closed.inc()
-        drain, self._drain = self._drain, None
-        if drain is None and code not in (CloseCode.PROTOCOL_ERROR, CloseCode.SLOW_CONSUMER):
+        has_held = self._drain is None or self._unwritten
+        if has_held and code not in (CloseCode.PROTOCOL_ERROR, CloseCode.SLOW_CONSUMER):
             self._before_end = self.connection.take_held()
+        if self._unwritten:
+            return  # `_resume` tells the receiver, when it is known what the client has
+        drain, self._drain = self._drain, None
         if drain is not None:
             drain.send(self._end)
             drain.end()
@@ -253,7 +269,7 @@ class Session:
                 self._on_lost(next(iter(self._unwritten)))
             elif silent_s >= self._timing.heartbeat_s and drain.buffered_bytes() == 0:
                 self._send(HEARTBEAT)
-        elif silent_s >= self._timing.disconnect_delay_s:
+        elif silent_s >= (self._timing.writing_s if self._unwritten else self._timing.disconnect_delay_s):
             self.abort()
 
     def abort(self) -> None:

@@ -190,7 +190,7 @@ class HistoryAppender(Publisher):
     def _drop_cancelled(self) -> None:
         """Build again the calls that have waited for a connection, without what was cancelled meanwhile."""
         for place, (future, data, due, answers) in enumerate(self._waiting):
-            if place < self._repeated or not isinstance(future, Batch):
+            if place < self._repeated - len(self._written) or not isinstance(future, Batch):
                 continue  # what was written before is repeated unchanged
             count = len(future.entries)
             if not future.drop_cancelled():
@@ -205,7 +205,6 @@ class HistoryAppender(Publisher):
 
     def _on_batch_ended(self, batch: Batch) -> None:
         self._batched -= len(batch.entries) - 1
-        batch.spread_error()
 
     def _pending_count(self) -> int:
         return super()._pending_count() + self._batched
@@ -260,7 +259,8 @@ class HistoryAppender(Publisher):
         self._written.clear()
 
     def _flush(self) -> None:
-        if self._is_loaded:
+        wire = self._link.wire
+        if self._is_loaded and wire is not None and not wire.is_congested:
             self._drop_cancelled()
         for key in tuple(self._open):
             self._end_batch(key)

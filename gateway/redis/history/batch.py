@@ -61,10 +61,9 @@ class Batch(asyncio.Future[str]):
 
     def spread(self, answer: str) -> None:
         """Tell each publication its position. answer: EPOCH, last OFFSET and all tags. Raises ValueError."""
-        last_tag = answer.rpartition(" ")[2]
         epoch, offset, tags = answer.split(":")
-        last = Position.parse(f"{epoch}:{offset}:{last_tag}")
         found = tags.split(" ")
+        last = Position.parse(f"{epoch}:{offset}:{found[-1]}")
         if len(found) != len(self.entries):
             raise ValueError("not the positions of this batch")
         self.set_result(answer)
@@ -73,9 +72,9 @@ class Batch(asyncio.Future[str]):
             if not entry.future.done():
                 entry.future.set_result(Position(epoch, place, tag))
 
-    def spread_error(self) -> None:
-        """Fail each publication if the batch has failed."""
-        error = self.exception()
+    def set_exception(self, error: type | BaseException) -> None:
+        """Fail each publication at once: in a Cluster they are sent again in the order in which they fail."""
+        super().set_exception(error)
         if isinstance(error, BrokerUnavailable):
             for entry in self.entries:
                 fail(entry.future, copy.copy(error))

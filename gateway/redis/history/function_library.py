@@ -155,13 +155,13 @@ class Functions:
         self._former = found or b""
         try:
             has_loaded = await self._libraries.ensure((self._prefix, text), former=self._former)
-            self._checked = text
-            return has_loaded
         except LibraryRefused as error:
             self._is_barred = error.is_barred
             raise
         finally:
             await self._tell_doubt()
+        self._checked = text
+        return has_loaded
 
     async def _tell_doubt(self) -> None:
         """Write the doubt's mark under the key that nodes of the previous version read."""

@@ -41,14 +41,14 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="batches: cancelled publications without a connection",
         file=APPENDER,
-        old="        if self._is_loaded:\n            self._drop_cancelled()\n",
-        new="",
+        old="            self._drop_cancelled()\n",
+        new="            pass\n",
         argv=test(UNIT, "test_what_is_cancelled_while_there_is_no_connection_is_not_sent"),
     ),
     Mutation(
         guard="batches: repeated unchanged",  # the positions of the first execution would be given to others
         file=APPENDER,
-        old="if place < self._repeated or not isinstance(future, Batch):",
+        old="if place < self._repeated - len(self._written) or not isinstance(future, Batch):",
         new="if not isinstance(future, Batch):",
         argv=test(CONTRACT, "test_a_batch_whose_reply_is_lost_is_published_once and redis"),
     ),
@@ -72,5 +72,25 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
         old="  offset, previous, mixed = offset + 1, new, mix(mixed)\n",
         new="  offset, previous = offset + 1, new\n",
         argv=test(CONTRACT, "test_one_call_publishes_what_one_turn_of_the_loop_publishes_to_a_channel and redis"),
+    ),
+    Mutation(
+        guard="batches: failures in order",  # in a Cluster publications are sent again in the order of their failures
+        file=BATCH,
+        old="""        super().set_exception(error)
+        if isinstance(error, BrokerUnavailable):
+            for entry in self.entries:
+                fail(entry.future, copy.copy(error))
+""",
+        new="""        super().set_exception(error)
+        self.add_done_callback(lambda _: [fail(entry.future, copy.copy(error)) for entry in self.entries])
+""",
+        argv=test(UNIT, "test_publications_fail_in_the_order_of_their_calls"),
+    ),
+    Mutation(
+        guard="batches: of which one is left",
+        file=BATCH,
+        old='f"{epoch}:{offset}:{found[-1]}"',
+        new='f"{epoch}:{offset}:{answer}"',
+        argv=test(UNIT, "test_a_batch_of_which_one_is_left_gets_its_position"),
     ),
 )

@@ -295,7 +295,7 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="rosters: size of the data with a leave",
-        file="gateway/presence/ownership.py",
+        file="gateway/presence/roster_view.py",
         old='    if kind == "-" and data is not None and json_size(data) > LEFT_DATA_MAX_BYTES:\n',
         new="    if False:\n",
         argv=test("tests/unit/presence/test_ownership.py", "test_leaves_have_the_data_of_their_entries_unless"),
@@ -303,7 +303,7 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="rosters: data of a missed leave",
         file="gateway/presence/roster_view.py",
-        old="member.entry, data=member.data)\n",
+        old="member.entry, data=data)\n",
         new="member.entry)\n",
         argv=test("tests/unit/presence/test_roster_view.py", "test_leave_that_was_missed_has_the_data_of_the_entry"),
     ),

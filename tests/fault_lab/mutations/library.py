@@ -8,6 +8,13 @@ _OWN = "lines and lines_in(look.present) | {rules[0]: lines[rules[0]]}"  # the r
 
 LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="doubt that was not written",  # nodes of the previous format read it there
+        file="gateway/redis/history/function_library.py",
+        old="        finally:\n            await self._tell_doubt()\n        self._checked = text\n",
+        new="        finally:\n            self._checked = text\n            await self._tell_doubt()\n",
+        argv=test("tests/contract/test_function_library.py", "test_doubt_that_was_not_written and redis"),
+    ),
+    Mutation(
         guard="library that is asked for only",  # one that was replaced answers otherwise, or not at all
         file="gateway/redis/history/libraries.py",
         old="all(self.knows(answer) for (answer,) in answers)",

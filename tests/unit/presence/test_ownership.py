@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from snorky.gateway import BrokerUnavailable, ConnectionClosed, Entered, Member, Owner, Selector
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.presence.ownership import LEFT_DATA_MAX_BYTES, Ownership, encode_notice
+from snorky.gateway.presence.ownership import Ownership, encode_notice
+from snorky.gateway.presence.roster_view import LEFT_DATA_MAX_BYTES
 from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.protocol.publication import Change, read_publication, write_change, write_version
 from tests.support.fakes.fake_wire import JSON, FakeTransport, settle, until

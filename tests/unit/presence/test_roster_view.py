@@ -2,8 +2,8 @@
 
 from time import process_time
 
-from snorky.gateway.contracts.directory import Member, RosterSnapshot
-from snorky.gateway.presence.roster_view import GRACE_S, LATE_S, Difference, RosterView, change_of
+from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
+from snorky.gateway.presence.roster_view import GRACE_S, LATE_S, LEFT_DATA_MAX_BYTES, Difference, RosterView, change_of
 from snorky.gateway.protocol.publication import Change
 from tests.support.scenarios.roster_views import begun, change, looked, member, settled, told
 
@@ -116,6 +116,13 @@ def test_leave_that_was_missed_has_the_data_of_the_entry() -> None:
     presence.begin_census()
     (left,) = presence.settle(RosterSnapshot(13, [member("bob", 2)]), GRACE_S)
     assert change_of(left) == Change("-", True, "ann", "n.1", data={"name": "Ann"})
+
+
+def test_large_data_is_not_in_a_leave_that_was_missed() -> None:
+    large = {"text": "x" * LEFT_DATA_MAX_BYTES}
+    member = Member("ann", Owner("n", "i", 1), data=large)
+    assert change_of(Difference("left", member)).data is None
+    assert change_of(Difference("joined", member)).data == large
 
 
 def test_thousands_of_entries_of_one_identity_take_no_time_each() -> None:

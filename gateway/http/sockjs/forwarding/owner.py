@@ -14,9 +14,10 @@ from snorky.gateway.http.sockjs.forwarding.remote_stream import RemoteStream
 from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.session import Session
 
-__all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "SessionOwner"]
+__all__ = ["LOST_S", "NOT_ADMITTED", "UNHEARD_MAX", "Answer", "SessionOwner"]
 
 LOST_S: Final = 15.0  # after this time without a message the other node has gone; a pause of Redis is shorter
+UNHEARD_MAX: Final = 2  # so often in a row Redis must say that no node listens: a node may be reconnecting
 QUIET_S: Final = 2.0  # after this time without a message, Redis is asked whether the other node still listens
 SENDS_MAX: Final = 1_000  # concurrent messages from clients of other nodes
 
@@ -115,10 +116,13 @@ class SessionOwner:
         if stream is not None:
             stream.session.release(stream)
 
-    def on_alive(self, asker: str, numbers: list[str]) -> None:
+    def on_alive(self, asker: str, numbers: list[str], finished: Sequence[str] = ()) -> None:
+        for number in finished:
+            self.on_finished(number)
         known = [number for number in numbers if number in self._lent]
         for number in known:
             self._lent[number].heard_s = asyncio.get_running_loop().time()
+            self._lent[number].unheard = 0
         self._tell(asker, "known", known)
 
     def on_send(self, number: str, asker: str, session_id: str, body: str, who: Sequence[Any] | None = None) -> None:
@@ -135,9 +139,14 @@ class SessionOwner:
 
     def _on_told(self, numbers: list[str], hearers: asyncio.Future[int]) -> None:
         """If no node receives their channel, it is dead: give up these streams without waiting for LOST_S."""
-        if not hearers.cancelled() and hearers.exception() is None and hearers.result() == 0:
-            for number in numbers:
-                self.on_gone(number)
+        if hearers.cancelled() or hearers.exception() is not None:
+            return
+        for number in numbers:
+            stream = self._lent.get(number)
+            if stream is not None:
+                stream.unheard = 0 if hearers.result() else stream.unheard + 1
+                if stream.unheard >= UNHEARD_MAX:
+                    self.on_gone(number)
 
     async def _receive(self, session: Session, number: str, asker: str, body: str) -> None:
         try:

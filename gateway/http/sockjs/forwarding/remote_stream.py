@@ -31,6 +31,7 @@ class RemoteStream:
         self.on_lost: Callable[[], None] = _nothing
         self.on_finished: Callable[[], None] = _nothing
         self.heard_s = asyncio.get_running_loop().time()
+        self.unheard = 0  # how often in a row Redis had no receiver of that node's channel
         self._tell = tell
         self._number = 0
         self._bytes = 0  # sent and not yet acknowledged

@@ -1,7 +1,7 @@
 """Requester: forwards requests for sessions of other nodes, through the broker. One channel per node; JSON arrays.
 
     asker -> owner    attach ID ASKER SESSION IS_STREAMING WHO    send ID ASKER SESSION BODY WHO    ack ID BYTES
-                      finished ID    gone ID    release ID    alive ASKER [ID...]
+                      finished ID    gone ID    release ID    alive ASKER [ID...] [FINISHED...]
     owner -> asker    attached ID VERDICT    part ID NUMBER TEXT    frame ID NUMBER TEXT    end ID NUMBER
                       sent ID STATUS TEXT    known [ID...]
 
@@ -12,6 +12,7 @@ Rules:
 - The bytes in transit are bounded: the owner counts them until the asker reports that they were written.
 - Frames and parts of them are numbered: a missing one ends the session (1002). No frame is lost silently.
 - `finished`: the response has ended and is written; `gone`: it is not, and will not be. The session waits for either.
+  `alive` repeats the former, because Redis may have lost it.
 - Each side notices within LOST_S that the other has gone: the asker sends what it still serves, the owner what it has.
 - SessionOwner implements the owner's side; this module the asker's side and the channel of both.
 """
@@ -27,7 +28,7 @@ import structlog
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.serving.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.binding import Verdict, Who
-from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, Answer, SessionOwner
+from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, UNHEARD_MAX, Answer, SessionOwner
 from snorky.gateway.http.sockjs.frames import HEARTBEAT
 from snorky.gateway.http.sockjs.session import Session
 from snorky.gateway.node import Node
@@ -39,6 +40,7 @@ __all__ = ["Requester"]
 ANSWER_TIMEOUT_S: Final = 5.0
 SEND_TIMEOUT_S: Final = 30.0  # the owner may have to wait for a busy service
 ALIVE_MAX: Final = 1_000  # ids per message
+REPEATS: Final = 3  # of `finished`, one at each beat
 
 _log = structlog.get_logger("snorky.sockjs")
 
@@ -53,6 +55,7 @@ class _Forwarded:
         self.is_ended = False  # it gets no more frames, but those it has may not be written yet
         self.parts: list[str] = []  # of the next frame
         self.known_s = now_s
+        self.unheard = 0  # how often in a row Redis had no receiver of the owner's channel
         self.verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
 
 
@@ -68,6 +71,7 @@ class Requester:
         self._service = f"{kind} peer"  # no service can have this name
         self._session_owner = SessionOwner(node.node_id, find, self._tell, self._schedule)
         self._forwarded: dict[str, _Forwarded] = {}
+        self._finished: dict[str, tuple[str, int]] = {}  # owner, and how often to repeat it
         self._sends: dict[str, asyncio.Future[Answer]] = {}
         self._count = 0
         self._is_stopping = False
@@ -175,6 +179,7 @@ class Requester:
         forwarded = self._forwarded.pop(number, None)
         if forwarded is not None:
             self._tell(forwarded.owner, "finished", number)
+            self._finished[number] = forwarded.owner, REPEATS
 
     def _drop(self, number: str) -> None:
         """Give up a receiver: its client or its session's node has gone."""
@@ -227,10 +232,18 @@ class Requester:
             answer.set_result((status, text))
 
     def _on_asked(self, numbers: list[str], hearers: asyncio.Future[int]) -> None:
-        """If no node receives the owner's channel, it is dead: give up its receivers without waiting for LOST_S."""
-        if not hearers.cancelled() and hearers.exception() is None and hearers.result() == 0:
-            for number in numbers:
-                self._drop(number)
+        """If no node receives the owner's channel, it is dead: give up its receivers without waiting for LOST_S.
+
+        Not the first time: the owner may be reconnecting to Redis.
+        """
+        if hearers.cancelled() or hearers.exception() is not None:
+            return
+        for number in numbers:
+            forwarded = self._forwarded.get(number)
+            if forwarded is not None:
+                forwarded.unheard = 0 if hearers.result() else forwarded.unheard + 1
+                if forwarded.unheard >= UNHEARD_MAX:
+                    self._drop(number)
 
     def _on_known(self, numbers: list[str]) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -256,7 +269,7 @@ class Requester:
                 _log.exception("processing a message of another node failed")
 
     def _schedule(self) -> None:
-        if self._timer is None and (self._forwarded or self._session_owner.is_busy):
+        if self._timer is None and (self._forwarded or self._finished or self._session_owner.is_busy):
             self._timer = asyncio.get_running_loop().call_later(self._beat_s, self._tick)
 
     def _tick(self) -> None:
@@ -268,10 +281,18 @@ class Requester:
                 self._drop(number)
             else:
                 by_owner[forwarded.owner].append(number)
-        for owner, numbers in by_owner.items():
-            for start in range(0, len(numbers), ALIVE_MAX):
+        finished: defaultdict[str, list[str]] = defaultdict(list)
+        for number, (owner, count) in tuple(self._finished.items()):
+            finished[owner].append(number)
+            if count > 1:
+                self._finished[number] = owner, count - 1
+            else:
+                del self._finished[number]
+        for owner in {**by_owner, **finished}:
+            numbers, done = by_owner.get(owner, []), finished.get(owner, [])
+            for start in range(0, max(len(numbers), len(done)), ALIVE_MAX):
                 some = numbers[start : start + ALIVE_MAX]
-                asked = self._tell(owner, "alive", self._node.node_id, some)
+                asked = self._tell(owner, "alive", self._node.node_id, some, done[start : start + ALIVE_MAX])
                 asked.add_done_callback(partial(self._on_asked, some))
         self._session_owner.tick(now_s)
         self._schedule()

@@ -216,3 +216,90 @@ def answer(hearers: int) -> asyncio.Future[int]:
     future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     future.set_result(hearers)
     return future
+
+
+@each_writer
+@on_both_loops
+async def test_end_of_a_session_waits_for_the_last_response(writer: int) -> None:
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        may_write = hold_writes(site, writer)
+        async with unwritten(client, site, "xhr", writer) as first:
+            second = asyncio.create_task(client.post("xhr", at=1 - writer))
+            await until(lambda: connection_of(site)._wire._drain is not None)
+            await send(client, "second")
+            connection_of(site).close(3000, "over")
+            done, _ = await asyncio.wait([second], timeout=0.05)
+            assert not done
+            may_write.set()
+            assert values_of((await first)[1])[0] == "first"
+            texts = [(await second)[1]]
+            while "c[" not in texts[-1]:
+                texts.append((await client.post("xhr", at=0))[1])
+            assert [value for text in texts for value in values_of(text)][-1] == "second"
+            assert texts[-1] == 'c[3000,"over"]\n'
+
+
+@each_writer
+@on_both_loops
+async def test_nothing_follows_a_lost_response_but_the_end(writer: int) -> None:
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        hold_writes(site, writer)
+        async with unwritten(client, site, "xhr", writer) as first:
+            await send(client, "second")
+            connection: Any = connection_of(site)
+            connection.close(3000, "over")
+            first.cancel()
+            await until(lambda: not connection._wire._unwritten, "the node notices", within_s=5)
+        assert await client.post("xhr", at=1 - writer) == (200, 'c[3000,"over"]\n')
+
+
+@on_both_loops
+async def test_confirmation_that_was_lost_is_repeated() -> None:
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        peers: Any = site.hosts[1].sockjs._peers
+        tell = peers._tell
+
+        def lossy(node_id: str, *words: Any) -> asyncio.Future[int]:
+            if words[0] != "finished":
+                return tell(node_id, *words)  # type: ignore[no-any-return]
+            return answer(1)
+
+        peers._tell = lossy
+        poll = asyncio.create_task(client.post("xhr", at=1))
+        await until(lambda: connection_of(site)._wire._drain is not None)
+        await send(client, "first")
+        assert values_of((await poll)[1]) == ["first"]
+        await send(client, "second")
+        assert values_of((await client.post("xhr", at=0))[1]) == ["second"]
+        await until(lambda: not peers._finished)
+
+
+@on_both_loops
+async def test_slow_reader_keeps_its_session() -> None:
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        async with slow_poll(client, site) as (reader, _):
+            site.clock.advance(QUICK.disconnect_delay_s + 1)
+            await asyncio.sleep(5 * QUICK.beat_s)
+            assert await reader.readuntil(b"\r\n\r\n")
+            assert len(await reader.readexactly(LARGE)) == LARGE
+            await until(lambda: not connection_of(site)._wire._unwritten)
+        await send(client, "next")
+        assert values_of((await client.post("xhr", at=0))[1]) == ["next"]
+
+
+@on_both_loops
+async def test_reader_that_is_too_slow_loses_its_session() -> None:
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        async with slow_poll(client, site):
+            site.clock.advance(QUICK.writing_s + 1)
+            await until(lambda: site.connections == 0)

@@ -126,3 +126,35 @@ async def test_publications_of_batches_count_towards_the_limits() -> None:
     await asyncio.sleep(0)
     assert all(isinstance(future.exception(), BrokerUnavailable) for future in futures)
     assert appender._pending_count() == appender._pending_bytes == 0
+
+
+async def test_publications_fail_in_the_order_of_their_calls() -> None:
+    """In a Cluster they are sent again in this order when their slot moves: also if some of them were a batch."""
+    async with ScriptedRedis() as redis, appending(redis) as appender:
+        await accept(redis, appender)
+        order: list[int] = []
+        first = publish(appender, b"0", b"1")
+        await redis.next(b"EVALSHA")
+        futures = first + publish(appender, b"2")
+        await redis.next(b"EVALSHA")
+        for number, future in enumerate(futures):
+            future.add_done_callback(lambda _, number=number: order.append(number))
+        redis.send(b"-MOVED 1 127.0.0.1:1\r\n-MOVED 1 127.0.0.1:1\r\n")
+        for future in futures:
+            with pytest.raises(BrokerUnavailable):
+                await future
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order == [0, 1, 2]
+
+
+async def test_a_batch_of_which_one_is_left_gets_its_position() -> None:
+    async with ScriptedRedis() as redis, appending(redis) as appender:
+        kept, cancelled = publish(appender, b"kept", b"cancelled")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await accept(redis, appender)
+        assert b"cancelled" not in await redis.next(b"EVALSHA")
+        redis.send(b"$10\r\nepoch:1:t1\r\n")
+        assert await kept == Position("epoch", 1, "t1")
