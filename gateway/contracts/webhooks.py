@@ -12,7 +12,8 @@ Rules:
 - A *number* is how many subscribers a channel has. Each node reports its own, under the same lease, and Redis adds them
   up. When a node has reported, or a dead node is released, Redis tells all nodes the sum, and queues an event: at most
   once a second for each channel, and once in 5 s above 100 subscribers. The last sum always follows.
-- One node is the *sender*, until it resigns or is fenced: it sends the events of the queue, in order.
+- One node is the *sender*, until it resigns, is fenced, or says no more that it may send: it sends the events of the
+  queue, in order.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +68,8 @@ class WebhookLog(Protocol):
     async def exchange(self, changes: Sequence[bytes], *, is_reset: bool = False) -> Exchanged:
         """Renew the lease and record changes: `+FACT`, `-FACT`, `=FACT` (claim without an event), or a JSON object.
 
-        `#NUMBER CHANNEL`: this many subscribers are on this node; the sum is told again even if it is the same.
+        `#NUMBER CHANNEL`: this many subscribers are on this node; the sum is told again even if it is the same. `!`:
+        this node may send.
 
         After BrokerUnavailable the caller must repeat the exchange with the same changes: they are applied once.
         is_reset: continue after "lost".

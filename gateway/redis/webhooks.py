@@ -7,6 +7,8 @@
 - The app's leases are its own, with the timings of the directory's: one script then knows who is dead, and releases
   that node's facts in the slot where their counts are. Apps without webhooks have none of this.
 - What a node reports of subscribers is their number, not a difference, so a repetition does no harm.
+- An exchange with "!" among its changes says that this node may send. Without it the node does not become the sender,
+  and does not remain it.
 """
 
 import asyncio
@@ -165,8 +167,9 @@ class RedisWebhookLog:
                 await self._release(self._dead[-1])
             self._dead.pop()
         owner, number = self._owner, self._number + 1
-        facts_changed = [each for each in changes if each[:1] != b"#"]
-        arguments = [owner.encode(), b"%d" % number, mode, *self._arguments, *facts_changed]
+        may_send = b"1" if b"!" in changes else b""
+        facts_changed = [each for each in changes if each[:1] not in (b"#", b"!")]
+        arguments = [owner.encode(), b"%d" % number, mode, *self._arguments, may_send, *facts_changed]
         sent_at = asyncio.get_running_loop().time()
         parts = ("owners", "state", "counts", "late", "queue", "fenced", "dead")
         keys = [*map(self._key, parts), self._held_by(owner)]

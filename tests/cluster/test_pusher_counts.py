@@ -245,6 +245,22 @@ async def test_subscribers_of_a_node_that_is_killed_leave_the_number(
                 assert set(await until_told(client, "news", 2)) <= {2, 4}
 
 
+@pytest.mark.usefixtures("soon")
+async def test_webhooks_come_while_only_some_nodes_have_their_url(
+    nodes: Nodes,
+    receiver: Receiver,  # noqa: F811
+) -> None:
+    urls = [await nodes.start(**ON)]  # it has none, and is the first one that Redis knows
+    async with connected(urls[0]) as ann:
+        await ann.subscribe("news")
+        await until_told(ann, "news", 1)
+        urls.append(await nodes.start(**receiver.env, **ON))
+        async with connected(urls[1]) as bob:
+            await bob.subscribe("news")
+            await until_told(bob, "news", 2)
+            await receiver.until(("channel_occupied", "news"))
+
+
 async def test_apps_need_no_webhook_for_numbers(nodes: Nodes) -> None:
     url = await nodes.start(**ON)
     async with connected(url) as ann:

@@ -62,8 +62,8 @@ async def queued(log: RedisWebhookLog) -> list[str]:
     return [each.event.decode() for each in await log.head(1000)]
 
 
-async def take(log: RedisWebhookLog, *changes: str) -> Exchanged:
-    found = await log.exchange([each.encode() for each in changes])
+async def take(log: RedisWebhookLog, *changes: str, may_send: bool = True) -> Exchanged:
+    found = await log.exchange([*([b"!"] if may_send else []), *(each.encode() for each in changes)])
     assert found.status == "ok"
     return found
 
@@ -167,6 +167,47 @@ async def test_next_sender_is_another_node_when_one_resigns(make: Make) -> None:
     await take(other)
     assert other.is_sender
     await until_queued(other, "+o news", "-o news")
+
+
+async def test_only_a_node_that_may_send_becomes_the_sender(make: Make) -> None:
+    timings = replace(QUICK, ttl_s=60.0)
+    one, other = make("n1", timings, wanted=NUMBERS), make("n2", timings, wanted=NUMBERS)
+    await take(one, "#1 news", may_send=False)
+    assert not one.is_sender
+    await take(other)
+    assert other.is_sender
+    await take(one, may_send=False)
+    await take(other)
+    assert (one.is_sender, other.is_sender) == (False, True)
+    assert await other.sent((await other.head(10))[-1].id) == 0
+
+
+async def test_sender_that_may_not_send_any_more_loses_the_role_at_once(make: Make) -> None:
+    timings = replace(QUICK, ttl_s=60.0)
+    one, other = make("n1", timings), make("n2", timings)
+    await take(one, "+o news")
+    assert one.is_sender
+    await take(one, may_send=False)
+    assert not one.is_sender
+    await one.sent((await one.head(10))[-1].id)
+    assert await queued(one) == ["+o news"], "it removes nothing either"
+    await take(other)
+    assert other.is_sender
+
+
+async def test_sender_that_died_is_followed_only_by_a_node_that_may_send(make: Make) -> None:
+    one, counting = make("n1"), make("n2")
+    await take(one, "+o news")
+
+    async def has_ended() -> bool:
+        await take(counting, may_send=False)
+        assert not counting.is_sender
+        return await queued(counting) == ["+o news", "-o news"]
+
+    await eventually(has_ended, within_s=WITHIN_S, what="the dead node is fenced")
+    other = make("n3")
+    await take(other)
+    assert other.is_sender
 
 
 async def test_dead_node_is_fenced_and_its_facts_end_members_first(make: Make) -> None:

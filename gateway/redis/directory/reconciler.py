@@ -5,12 +5,14 @@ The steps, in this order; after a failure they start again, with the next renewa
 2. Register all local members and names again: with `joined` after fencing, because others received `left`; quietly
    after each new connection, because Redis may have restored an older copy. Entries of ours that only such a copy has
    are removed first. A name that another owner has may also come from an older copy; it is *contested* until that owner
-   or a reaper had time to release it.
+   or a reaper had time to release it. Names with a pending notice that they were taken over are left to step 4: if the
+   node claimed such a name because it is free, step 4 would conclude that the connection itself has claimed it.
 3. Run the pending cleanups (see `holdings`).
 4. Check the suspected names: does this node still own them? A name that was taken over is lost, even if it is free now:
-   the connection that took it may have released it before this node checks. It is never contested, because an older
-   copy sends no notices. If a name is free and no notice says that it was taken, Redis may have lost it, so everything
-   is registered again.
+   the connection that took it may have released it before this node checks, or Redis may have lost its state since. It
+   is never contested, because an older copy sends no notices. If the connection has claimed the name again itself, it
+   keeps it. If a name is free and no notice says that it was taken, Redis may have lost it, so everything is registered
+   again.
 5. Once a minute, compare Redis with the local holdings, because Redis may have evicted keys.
 """
 
@@ -83,7 +85,7 @@ class Reconciler:
         self._is_searching = is_searching
         self._compare_every_s = compare_every_s
         self._compare_at = math.inf  # loop time
-        self._contested: set[OwnedName] = set()
+        self._contested: set[OwnedName] = set()  # and those that were not registered because of a pending notice
         self._contest_until = -math.inf  # loop time
         self._last_runs: set[bytes] | None = None  # of the servers
         self._local_state: LocalState | None = None
@@ -269,13 +271,19 @@ class Reconciler:
     async def _assert_names(
         self, owner: str, names: Sequence[tuple[OwnedName, str | None]], *, is_missing: bool = False
     ) -> int:
-        """Claim these names. is_missing: only those without an owner in Redis. Returns how many were claimed."""
+        """Claim these names, except those with a pending notice. Returns how many were claimed.
+
+        is_missing: only those without an owner in Redis.
+        """
         async with self._local_holdings.locked_all([name for name, _ in names]) as held:
             mine = [(name, identity) for name, identity in names if name in held]
             if is_missing:
                 missing, anothers = await self._comparison.look(owner, [name for name, _ in mine])
                 self.suspect(anothers)
                 mine = [(name, identity) for name, identity in mine if name in missing]
+            taken = {name for name, _ in mine if name in self._suspects and self._suspects[name].is_taken}
+            self._contested |= taken  # `_verify` removes those that are lost
+            mine = [(name, identity) for name, identity in mine if name not in taken]
             calls = [self._claims.claiming(owner, name, identity, is_taking_over=False) for name, identity in mine]
             answers = await self._assert(owner, [name for name, _ in mine], calls)
             for (name, _), is_ours in zip(mine, answers, strict=True):
@@ -329,20 +337,31 @@ class Reconciler:
     async def _verify(self) -> None:
         for name, suspicion in list(self._suspects.items()):
             async with self._local_holdings.locked_all([name]) as held:
-                if name in held:
-                    found = await self._claims.find(name.names, name.name)
-                    if self._registration is not None:
-                        return  # there is a new connection: this answer may be of an older copy
-                    if found is not None and (found.node_id, found.serial) == (self._lease.node_id, name.serial):
-                        pass  # it has claimed the name again since, or Redis never lost it
-                    elif suspicion.is_taken:
-                        self._lose(held[name], self._lease.owner, name)
-                    elif found is None:
-                        self.on_lost_state()
-                    else:
-                        self._lose_unless_contested(held[name], self._lease.owner, name)
+                if name in held and not await self._check(held[name], name, is_taken=suspicion.is_taken):
+                    continue
             if self._suspects.get(name) is suspicion:  # otherwise a notice came, perhaps after Redis had answered
                 del self._suspects[name]
+
+    async def _check(self, holdings: Holdings, name: OwnedName, *, is_taken: bool) -> bool:
+        """Check whether this node still owns a name. Returns False if the check must be repeated after registering."""
+        if self._registration is not None and not is_taken:
+            return False
+        found = await self._claims.find(name.names, name.name)
+        is_ours = found is not None and (found.node_id, found.serial) == (self._lease.node_id, name.serial)
+        if is_taken and not is_ours:
+            if self._registration is not None:  # in another copy, this connection may still have the name
+                self.schedule_cleanup(self._lease.owner, name)
+            self._lose(holdings, self._lease.owner, name)
+        elif self._registration is not None:
+            return False  # there is a new connection: this answer may be of an older copy
+        elif is_ours:  # the connection has claimed the name again since, or Redis never lost it
+            if name in self._contested:
+                self._todo.set()  # it was not registered because of the notice
+        elif found is None:
+            self.on_lost_state()
+        else:
+            self._lose_unless_contested(holdings, self._lease.owner, name)
+        return True
 
     def _lose_unless_contested(self, holdings: Holdings, owner: str, name: OwnedName) -> None:
         """Handle a name that another owner has: lost, or contested if Redis may just have restored an older copy."""

@@ -1,12 +1,13 @@
 #!lua
 -- Renew a node's lease for the webhooks of an app, and record what changed there. Queue the events that follow from it
 -- for the whole cluster: a fact begins with the first node that claims it, and ends some time after the last node that
--- released it, unless a node claims it again before. Fence nodes whose lease stays expired, and choose the sender.
+-- released it, unless a node claims it again before. Fence nodes whose lease stays expired, and choose the sender: the
+-- first node that may send. It stays the sender until it resigns, is fenced, or may not send any more.
 -- KEYS owners: sorted set, OWNER by the end of its lease; state: hash; counts: hash, the number of owners of each fact;
 --      late: sorted set, facts without an owner by the time at which they end; queue: stream; fenced, dead: sorted sets,
 --      OWNER by the time at which it was fenced, dead: until its facts are released; facts of this owner: sorted set
 -- ARGV owner, number of this exchange, mode, ttl_ms, sighting_ms, gap_ms, late_ms, kept_ms, the largest number of events
---      in the queue and of their bytes, names of the changes that make an event, then changes
+--      in the queue and of their bytes, names of the changes that make an event, '1' if this owner may send, then changes
 -- mode: '', 'reset': whatever Redis knows of this owner, it continues with this number, and changes are only =FACT;
 --      'resign': give up the lease
 -- A change is +FACT: claim, =FACT: claim without an event, -FACT: release, or an event, which begins with {. Events get
@@ -22,6 +23,7 @@ local owners, state, counts, late, queue, fenced, dead, held = unpack(KEYS)
 local owner, mode = ARGV[1], ARGV[3]
 local ttl, sighting, gap, delay = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local kept, events_max, bytes_max, wanted = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
+local may_send = ARGV[12] == '1'
 local function text(number)
   return string.format('%d', number)
 end
@@ -59,7 +61,11 @@ for _, each in ipairs(redis.call('ZRANGEBYSCORE', owners, '-inf', text(now), 'LI
 end
 redis.call('ZREMRANGEBYSCORE', fenced, '-inf', text(now - 3600000))
 local sender = redis.call('HGET', state, 'sender')
-if not sender or not redis.call('ZSCORE', owners, sender) then
+if sender and (not redis.call('ZSCORE', owners, sender) or (sender == owner and not may_send)) then
+  redis.call('HDEL', state, 'sender')
+  sender = false
+end
+if not sender and may_send then
   redis.call('HSET', state, 'sender', owner)
   sender = owner
 end
@@ -91,7 +97,7 @@ for _, fact in ipairs(ended) do
   note('-', fact)
 end
 
-for at = 12, is_repeated and 11 or #ARGV do
+for at = 13, is_repeated and 12 or #ARGV do
   local sign, fact = string.sub(ARGV[at], 1, 1), string.sub(ARGV[at], 2)
   if sign == '{' then
     enqueue(ARGV[at], 0.5)

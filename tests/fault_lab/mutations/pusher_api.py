@@ -150,14 +150,14 @@ PUSHER_API_MUTATIONS: tuple[Mutation, ...] = (
         file=SURVEYS,
         old="            if question.answer is None and question.error is None:\n",
         new="            if True:\n",
-        argv=test(SHARING, "test_callers_during_a_question_share_the_next_one"),
+        argv=test(SHARING, "test_lists_are_shared_and_do_not_keep_counts_waiting"),
     ),
     Mutation(
         guard="pusher api: no answer is older than the call",
         file=SURVEYS,
         old="                if self._waiting.get(key) is question:\n",
         new="                if False:\n",
-        argv=test(SHARING, "test_answer_is_not_older_than_the_call"),
+        argv=test(SHARING, "test_callers_during_a_question_share_the_next_one"),
     ),
     Mutation(
         guard="pusher api: questions are paced",

@@ -9,8 +9,10 @@ SENDER = "gateway/http/protocols/pusher/webhook_sender.py"
 POSTS = "gateway/http/outbound/webhook_posts.py"
 LOG_TEST = "tests/contract/test_webhooks.py"
 SENDER_TEST = "tests/unit/http/protocols/pusher/test_webhook_sender.py"
+EXPIRY_TEST = "tests/unit/http/protocols/pusher/test_webhook_expiry.py"
 POSTS_TEST = "tests/unit/http/outbound/test_webhook_posts.py"
 HERE = "tests/cluster/test_pusher_webhooks.py"
+HERE_COUNTS = "tests/cluster/test_pusher_counts.py"
 
 PUSHER_WEBHOOKS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -37,7 +39,7 @@ PUSHER_WEBHOOKS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="webhooks: a repeated exchange is applied once",
         file=EXCHANGE,
-        old="is_repeated and 11 or #ARGV",
+        old="is_repeated and 12 or #ARGV",
         new="#ARGV",
         argv=test(LOG_TEST, "test_repeated_exchange_is_applied_once"),
     ),
@@ -128,9 +130,51 @@ PUSHER_WEBHOOKS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="webhooks: only old events are dropped",
         file=SENDER,
-        old="if each.age_s + later_s > self._pace.keep_s]",
+        old="if each.age_s > self._pace.keep_s]",
         new="]",
-        argv=test(SENDER_TEST, "test_event_is_dropped_only_if_it_is_old_and_a_request_with_it_has_failed"),
+        argv=test(EXPIRY_TEST, "test_only_events_older_than_five_minutes_are_dropped"),
+    ),
+    Mutation(
+        guard="webhooks: old events are not posted",
+        file=SENDER,
+        old="if expired := [each for each in batch if ",
+        new="if expired := [each for each in batch if self._failures and ",
+        argv=test(EXPIRY_TEST, "test_only_events_older_than_five_minutes_are_dropped"),
+    ),
+    Mutation(
+        guard="webhooks: only a node that may send is elected",
+        file=EXCHANGE,
+        old="if not sender and may_send then",
+        new="if not sender then",
+        argv=test(LOG_TEST, "test_only_a_node_that_may_send_becomes_the_sender"),
+    ),
+    Mutation(
+        guard="webhooks: a sender that may not send any more loses the role",
+        file=EXCHANGE,
+        old=" or (sender == owner and not may_send)) then",
+        new=") then",
+        argv=test(LOG_TEST, "test_sender_that_may_not_send_any_more_loses_the_role_at_once"),
+    ),
+    Mutation(
+        guard="webhooks: a dead sender loses the role",
+        file=EXCHANGE,
+        old="not redis.call('ZSCORE', owners, sender) or ",
+        new="",
+        argv=test(LOG_TEST, "test_sender_that_died_is_followed_only_by_a_node_that_may_send"),
+    ),
+    Mutation(
+        guard="webhooks: a node without the URL says that it may not send",
+        file=SENDER,
+        old='[b"!"] if app.webhook_url else []',
+        new='[b"!"]',
+        argv=test(HERE_COUNTS, "test_webhooks_come_while_only_some_nodes_have_their_url"),
+    ),
+    Mutation(
+        guard="webhooks: a node that restores its state keeps the role",
+        file=SENDER,
+        old="exchange([*self._role, *missing[start : start + CHANGES_MAX]]",
+        new="exchange([*missing[start : start + CHANGES_MAX]]",
+        argv=test(EXPIRY_TEST, "test_exchanges_say_whether_this_node_may_send"),
     ),
     Mutation(
         guard="webhooks: reports that wait are bounded",

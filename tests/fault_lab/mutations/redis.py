@@ -179,16 +179,72 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a takeover that was released since",  # the loser would believe to own what anybody can claim
         file="gateway/redis/directory/reconciler.py",
-        old="                    elif suspicion.is_taken:\n",
-        new="                    elif suspicion.is_taken and found is not None:\n",
+        old="        if is_taken and not is_ours:\n",
+        new="        if is_taken and found is not None and not is_ours:\n",
         argv=test("tests/unit/redis/directory/test_reconciler.py", "name_was_taken_over_loses_it and nobody"),
     ),
     Mutation(
         guard="a takeover is not contested",
         file="gateway/redis/directory/reconciler.py",
-        old="                    elif suspicion.is_taken:\n",
-        new="                    elif suspicion.is_taken and found is None:\n",
+        old="        if is_taken and not is_ours:\n",
+        new="        if is_taken and found is None:\n",
         argv=test("tests/unit/redis/directory/test_reconciler.py", "taken_over_is_not_contested"),
+    ),
+    Mutation(
+        guard="no registration while a notice is pending",  # otherwise its check finds what the node has just claimed
+        file="gateway/redis/directory/reconciler.py",
+        old="            mine = [(name, identity) for name, identity in mine if name not in taken]\n",
+        new="",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "pending_notice_is_not_registered"),
+    ),
+    Mutation(
+        guard="no claim of contested names while a notice is pending",
+        file="gateway/redis/directory/reconciler.py",
+        old="            mine = [(name, identity) for name, identity in mine if name not in taken]\n",
+        new="",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "pending_notice_is_not_claimed"),
+    ),
+    Mutation(
+        guard="no repair while a notice is pending",
+        file="gateway/redis/directory/reconciler.py",
+        old="            mine = [(name, identity) for name, identity in mine if name not in taken]\n",
+        new="",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "notice_during_the_comparison"),
+    ),
+    Mutation(
+        guard="a notice counts before registering again",
+        file="gateway/redis/directory/reconciler.py",
+        old="        if is_taken and not is_ours:\n",
+        new="        if is_taken and not is_ours and self._registration is None:\n",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "notice_counts_although"),
+    ),
+    Mutation(
+        guard="release in the other copy",
+        file="gateway/redis/directory/reconciler.py",
+        old="            if self._registration is not None:  # in another copy",
+        new="            if False:  # in another copy",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "notice_counts_although"),
+    ),
+    Mutation(
+        guard="an older copy refutes no notice",
+        file="gateway/redis/directory/reconciler.py",
+        old="        elif self._registration is not None:\n",
+        new="        elif False:\n",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "checked_again_if_the_answer"),
+    ),
+    Mutation(
+        guard="names that were not registered because of a notice",
+        file="gateway/redis/directory/reconciler.py",
+        old="            self._contested |= taken",
+        new="            pass",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "claimed_again_after_its_notice"),
+    ),
+    Mutation(
+        guard="registered at once after a refuted notice",  # not with the next renewal
+        file="gateway/redis/directory/reconciler.py",
+        old="            if name in self._contested:\n",
+        new="            if False:\n",
+        argv=test("tests/unit/redis/directory/test_reconciler.py", "claimed_again_after_its_notice"),
     ),
     Mutation(
         guard="a notice during a check",
@@ -200,8 +256,8 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="names that redis lost unnoticed",
         file="gateway/redis/directory/reconciler.py",
-        old="                    elif found is None:\n                        self.on_lost_state()\n",
-        new="                    elif found is None:\n                        pass\n",
+        old="        elif found is None:\n            self.on_lost_state()\n",
+        new="        elif found is None:\n            pass\n",
         argv=test("tests/unit/redis/directory/test_reconciler.py", "redis_has_lost_is_claimed_again"),
     ),
     Mutation(

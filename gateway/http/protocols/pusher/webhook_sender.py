@@ -7,8 +7,10 @@ Rules:
 - One exchange with Redis at a time; what changes meanwhile is part of the next one. Without changes there is one a
   second, which renews the lease.
 - An exchange whose outcome is unknown is repeated unchanged: Redis applies it once.
+- Each exchange says whether this node may send: it has the app's `webhook_url`. Other nodes only report and count.
 - One request at a time, with the oldest events of the app, so their order is kept. A request that fails is repeated,
-  with growing pauses. An event is dropped when a request with it has failed and it is older than five minutes.
+  with growing pauses. An event that is older than five minutes is dropped before the next request, whether a request
+  with it has failed or no node could send.
 - Nothing is dropped without a metric and a log line.
 """
 
@@ -86,6 +88,7 @@ class AppWebhooks:
         self._limit_hits = metrics.limit_hits
         wanted = {change[1] for change in changes_wanted(app)}
         self._has_channels, self._has_members = "o" in wanted, "m" in wanted
+        self._role = [b"!"] if app.webhook_url else []  # part of each exchange: this node may send
         self._facts = LocalFacts()
         self._counts = LocalCounts()
         self._count_events = CountEvents(self._counts)
@@ -230,7 +233,7 @@ class AppWebhooks:
         if self._is_lost:
             await self._restore()
         taken = self._taken = self._taken or self._take()
-        found = await self._log.exchange([*taken.changes, *taken.reports])
+        found = await self._log.exchange([*self._role, *taken.changes, *taken.reports])
         self._taken = None
         if found.status == "fenced":
             self._facts.renew(())
@@ -264,7 +267,7 @@ class AppWebhooks:
         claimed = self._facts.claimed()
         missing = [f"={fact}".encode() for fact in claimed if fact not in held]
         for start in range(0, len(missing) or 1, CHANGES_MAX):
-            found = await self._log.exchange(missing[start : start + CHANGES_MAX], is_reset=True)
+            found = await self._log.exchange([*self._role, *missing[start : start + CHANGES_MAX]], is_reset=True)
             if found.status == "fenced":
                 held, claimed = set(), []
                 self._counts.renew(())
@@ -302,11 +305,15 @@ class AppWebhooks:
             await self._log.sent("")
             return 0.0
         self._has_work.set()
+        if expired := [each for each in batch if each.age_s > self._pace.keep_s]:
+            await self._log.sent(expired[-1].id)
+            if self._log.is_sender:  # else another node sends them, and nothing was removed
+                self._drop("expired", len(expired), "the backend has not accepted them in time")
+            return 0.0
         first, last = batch[0], batch[-1]
         if first.id != self._first[0]:
             self._first = first.id, last.time_ms + round(last.age_s * 1000)  # now, by the clock of Redis
         body = body_of(batch, self._first[1])
-        began_s = asyncio.get_running_loop().time()
         self._is_posting = True
         try:
             fault = await self._post(self.app.webhook_url, body, headers_of(self.app, body))
@@ -321,12 +328,6 @@ class AppWebhooks:
             return 0.0
         self._requests.labels("failed").inc()
         self._complain("webhook failed", fault, events=len(batch), failures=self._failures + 1)
-        later_s = asyncio.get_running_loop().time() - began_s
-        expired = [each for each in batch if each.age_s + later_s > self._pace.keep_s]
-        if expired and self._log.is_sender:
-            await self._log.sent(expired[-1].id)
-            if self._log.is_sender:  # else another node sends them, and nothing was removed
-                self._drop("expired", len(expired), "the backend has not accepted them in time")
         pause_s: float = min(self._pace.pause_max_s, self._pace.first_pause_s * 2 ** min(self._failures, 30))
         self._failures += 1
         return pause_s
