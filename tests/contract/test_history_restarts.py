@@ -110,7 +110,9 @@ async def test_no_key_is_left_without_an_end(server: Server) -> None:
         client = server.client()
         ends = {key: await client.pttl(key) for key in await client.keys("*")}
         assert all(end > 0 for end in ends.values()), ends
-        assert len([key for key in ends if b"{nodes}" not in key]) == 6  # 2 states, a stream, 3 idempotency keys
+        assert (
+            len([key for key in ends if b"{nodes}" not in key]) == 4
+        )  # 2 states, a stream, the idempotency key of a batch
         await client.aclose()
 
 

@@ -6,6 +6,7 @@ Imports are read from the syntax tree, so those in functions and under TYPE_CHEC
 """
 
 import ast
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -229,6 +230,13 @@ def test_a_file_or_folder_that_is_too_large_turns_it_red():
     assert too_large(long) == [f"gateway/auth/tokens.py: {LINES_MAX + 1} lines"]
     assert too_large(many) == [f"gateway/auth: {FILES_MAX + 1} files"]
     assert too_large(top) == [f"gateway: {TOP_FILES_MAX + 1} files"]
+
+
+def test_each_folder_of_the_gateway_is_in_its_wheel():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = set(project["tool"]["setuptools"]["packages"]) - {"snorky.gateway.http.browser"}
+    folders = {path.rpartition("/")[0] for path in tree() if path.endswith("/__init__.py")}
+    assert packages == {f"snorky.{folder.replace('/', '.')}" for folder in folders}
 
 
 def test_rooms_import_only_what_the_table_lists():
