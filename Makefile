@@ -8,7 +8,7 @@ ARGS ?=
 SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
-PROCESSES ?= 4
+PROCESSES ?= 3
 SHARED = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20
 
 .PHONY: help install bootstrap demo test test-all lint format check bench faults attack chaos soak roll mutations clean distclean
@@ -41,12 +41,12 @@ endif
 
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
 	@scripts/test-js
-	@# the soak beside them, which waits for most of its five minutes; tests/faults apart, whose tests have deadlines; last
+	@# the soak beside them, which waits for most of its five minutes; tests/faults apart, whose tests mostly wait, and have deadlines; last
 	@# those that need all cores
 	@$(BIN)/python -m pytest tests/cluster/test_soak.py & soak=$$!; \
 	$(SHARED) --ignore tests/faults --ignore tests/cluster/test_soak.py; statuses=$$?; \
 	wait $$soak; statuses+=$$?; \
-	$(SHARED) tests/faults -m "not alone"; statuses+=$$?; \
+	$(SHARED) --numprocesses 4 tests/faults -m "not alone"; statuses+=$$?; \
 	$(BIN)/python -m pytest tests/faults -m alone; statuses+=$$?; \
 	[[ $$statuses == 0000 ]]
 
