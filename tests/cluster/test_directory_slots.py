@@ -8,7 +8,7 @@ import pytest
 
 from snorky.gateway.contracts.directory import Owner
 from tests.support.fakes.directories import FAST, RedisTestCluster
-from tests.support.processes.tools import eventually
+from tests.support.processes.tools import eventually, free_port
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 ROOM = "chat:room"
@@ -18,7 +18,8 @@ NAMES = "messaging:names"
 @pytest.mark.parametrize("kind", REAL_KINDS)
 async def test_each_script_stays_in_one_slot_and_survives_a_script_flush(kind: str, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(RedisServer(kind, tmp_path, conf=["cluster-enabled yes"]))
+        conf = ["cluster-enabled yes", f"cluster-port {free_port()}"]  # else 10,000 above its own, which may be taken
+        server = await stack.enter_async_context(RedisServer(kind, tmp_path, conf=conf))
         client = server.client()
         stack.push_async_callback(client.aclose)
         # all slots are its own, so only CROSSSLOT errors remain

@@ -35,7 +35,7 @@ class FrameSink(Protocol):
     is_streaming: bool
     on_drained: Callable[[], None]
     on_lost: Callable[[], None]
-    on_finished: Callable[[], None]
+    on_finished: Callable[[], None] | None
 
     def send(self, frame: bytes) -> None:
         """Queue one frame; never waits."""
@@ -65,7 +65,7 @@ class ResponseStream:
         self.is_gone = is_gone
         self.on_drained: Callable[[], None] = _nothing
         self.on_lost: Callable[[], None] = _nothing
-        self.on_finished: Callable[[], None] = _nothing
+        self.on_finished: Callable[[], None] | None = None  # None: nothing waits for the end of the writing
         self.on_written: Callable[[int], None] | None = None
         self._frames: list[bytes] = []
         self._bytes = 0
@@ -89,7 +89,8 @@ class ResponseStream:
         """Record that all frames of an ended stream were written."""
         if not self._is_over:
             self._is_over = True
-            self.on_finished()
+            if self.on_finished is not None:
+                self.on_finished()
 
     def lose(self) -> None:
         """Handle that the client has gone; calls `on_lost`, unless all was written."""
@@ -149,7 +150,8 @@ async def write_stream(
             unwritten -= done
             stream.wrote(done)
         stream.wrote(unwritten)
-    await until_written(request)
+    if stream.on_finished is not None:
+        await until_written(request)
     stream.finish()  # before the end: a client that has read enough may close the response now
     await response.write_eof()
     return response

@@ -253,7 +253,8 @@ class SockJSHandler:
                 response = web.Response(body=b"".join(map(transport.wrap, pieces)), headers=headers)
                 await response.prepare(request)
                 await response.write_eof()
-                await until_written(request)
+                if stream.on_finished is not None:
+                    await until_written(request)
                 stream.finish()
                 return response
             return await write_stream(

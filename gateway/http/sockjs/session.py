@@ -247,6 +247,7 @@ class Session:
             return  # `_resume` tells the receiver, when it is known what the client has
         drain, self._drain = self._drain, None
         if drain is not None:
+            drain.on_finished = None  # nothing comes behind it
             drain.send(self._end)
             drain.end()
             self._loop.call_soon(self._leave_node)  # later: services must not be called from within their own calls
@@ -269,8 +270,14 @@ class Session:
                 self._on_lost(next(iter(self._unwritten)))
             elif silent_s >= self._timing.heartbeat_s and drain.buffered_bytes() == 0:
                 self._send(HEARTBEAT)
-        elif silent_s >= (self._timing.writing_s if self._unwritten else self._timing.disconnect_delay_s):
+        elif silent_s >= self._patience_s:
             self.abort()
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the session waits for a next receiver: longer while the client still reads the last response."""
+        is_read = bool(self._unwritten) and self._end is None
+        return self._timing.writing_s if is_read else self._timing.disconnect_delay_s
 
     def abort(self) -> None:
         """End immediately. Idempotent."""

@@ -158,8 +158,8 @@ PUSHER_XHR_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sockjs: slow readers",
         file=SESSION,
-        old="(self._timing.writing_s if self._unwritten else self._timing.disconnect_delay_s)",
-        new="self._timing.disconnect_delay_s",
+        old="return self._timing.writing_s if is_read else self._timing.disconnect_delay_s",
+        new="return self._timing.disconnect_delay_s",
         argv=test(UNWRITTEN, "test_slow_reader_keeps_its_session"),
     ),
 )

@@ -103,7 +103,7 @@ class SessionOwner:
 
     def on_finished(self, number: str) -> None:
         stream = self._lent.pop(number, None)
-        if stream is not None:
+        if stream is not None and stream.on_finished is not None:
             stream.on_finished()
 
     def on_gone(self, number: str) -> None:

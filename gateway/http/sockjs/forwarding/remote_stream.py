@@ -29,7 +29,7 @@ class RemoteStream:
         self.is_ended = False
         self.on_drained: Callable[[], None] = _nothing
         self.on_lost: Callable[[], None] = _nothing
-        self.on_finished: Callable[[], None] = _nothing
+        self.on_finished: Callable[[], None] | None = None
         self.heard_s = asyncio.get_running_loop().time()
         self.unheard = 0  # how often in a row Redis had no receiver of that node's channel
         self._tell = tell

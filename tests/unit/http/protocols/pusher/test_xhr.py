@@ -38,7 +38,7 @@ class Receiver:
         self.is_ended = False
         self.on_drained: Callable[[], None] = lambda: None
         self.on_lost: Callable[[], None] = lambda: None
-        self.on_finished: Callable[[], None] = lambda: None
+        self.on_finished: Callable[[], None] | None = None
 
     def send(self, frame: bytes) -> None:
         assert not self.is_ended
@@ -46,7 +46,8 @@ class Receiver:
 
     def end(self) -> None:
         self.is_ended = True
-        self.on_finished()
+        if self.on_finished is not None:
+            self.on_finished()
 
     def buffered_bytes(self) -> int:
         return 0
