@@ -46,7 +46,7 @@ test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt instal
 	@$(BIN)/python -m pytest tests/cluster/test_soak.py & soak=$$!; \
 	$(SHARED) --ignore tests/faults --ignore tests/cluster/test_soak.py; statuses=$$?; \
 	wait $$soak; statuses+=$$?; \
-	$(SHARED) --numprocesses 4 tests/faults -m "not alone"; statuses+=$$?; \
+	$(SHARED) tests/faults -m "not alone"; statuses+=$$?; \
 	$(BIN)/python -m pytest tests/faults -m alone; statuses+=$$?; \
 	[[ $$statuses == 0000 ]]
 

@@ -85,7 +85,7 @@ async def test_half_open_connections_are_noticed_within_six_seconds(server: Redi
         await hears(broker, False, within_s=6.0)
         proxy.heal()
         await hears(broker, within_s=4.0)  # a connect attempt without an answer times out first: 2 s
-        assert heard.interruptions == 1
+        assert heard.interruptions in (1, 2)  # 2: the publisher dialled before the proxy healed, so a canary was late
         assert await broker.publish(NEWS, b"again") == 1
         await heard.until(lambda: heard.of(NEWS) == [b"again"])
 
