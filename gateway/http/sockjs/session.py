@@ -247,7 +247,7 @@ class Session:
             return  # `_resume` tells the receiver, when it is known what the client has
         drain, self._drain = self._drain, None
         if drain is not None:
-            drain.on_finished = None  # nothing comes behind it
+            drain.on_finished = None  # no frame follows
             drain.send(self._end)
             drain.end()
             self._loop.call_soon(self._leave_node)  # later: services must not be called from within their own calls

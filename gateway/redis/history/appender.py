@@ -15,8 +15,9 @@ import hashlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import hiredis
 
@@ -118,11 +119,12 @@ class HistoryAppender(Publisher):
         self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
     ) -> "asyncio.Future[Position]":
         """See Appender.append."""
-        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
-        entry = Entry(future, payload, b"" if to is None else b" " + selector_text(to))
+        rest = b"" if to is None else b" " + selector_text(to)
         if once is not None:
             self._end_batch(key)
-            return self._queue(self._script(key, [entry], history, once))
+            return self._queue(self._script(key, [(payload, rest)], history, once))
+        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+        entry = Entry(future, payload, rest)
         refusal = self._refusal()
         if refusal is not None:
             fail(future, refusal)
@@ -143,12 +145,16 @@ class HistoryAppender(Publisher):
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         """See Appender.publish_once."""
         self._end_batch(key)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        return self._queue(self._script(key, [Entry(future, payload, b"")], None, once))
+        return self._queue(self._script(key, [(payload, b"")], None, once))
 
-    def _script(self, key: str, entries: Sequence[Entry], history: History | None, once: str | None) -> bytes:
-        """Build a call of the script. history: None = the publications get no positions."""
-        first, *further = entries
+    def _script(
+        self, key: str, publications: Sequence[tuple[bytes, bytes]], history: History | None, once: str | None
+    ) -> bytes:
+        """Build a call of the script.
+
+        publications: at least one; each a payload, and the rest of its header. history: None = they get no positions.
+        """
+        (payload, rest), *further = publications
         # only nodes may publish positions
         name = (channel_name if history is None else node_channel_name)(self._prefix, key)
         size, ttl_ms = (b"0", b"0") if history is None else (b"%d" % history.size, _milliseconds(history.ttl_s))
@@ -162,13 +168,13 @@ class HistoryAppender(Publisher):
             stream_key(self._prefix, key),
             once_key(self._prefix, key, once),
             name,
-            first.payload,
-            secrets.token_hex(16).encode() + first.rest,
+            payload,
+            secrets.token_hex(16).encode() + rest,
             size,
             ttl_ms,
             _milliseconds(KEEP_S),
             _milliseconds(keep_s),
-            *(word for entry in further for word in (entry.payload, entry.rest)),
+            *chain.from_iterable(further),
             self._runs,
         )
 
@@ -181,11 +187,11 @@ class HistoryAppender(Publisher):
         self._batched -= len(batch.entries)
         batch.drop_cancelled()
         if len(batch.entries) == 1:
-            self._append(batch.entries[0].future, self._script(key, batch.entries, batch.history, None))
+            self._append(batch.entries[0].future, self._script(key, batch.publications, batch.history, None))
         elif batch.entries:
             self._batched += len(batch.entries) - 1
             batch.add_done_callback(lambda _: self._on_batch_ended(batch))
-            self._append(batch, self._script(key, batch.entries, batch.history, None))
+            self._append(batch, self._script(key, batch.publications, batch.history, None))
 
     def _drop_cancelled(self) -> None:
         """Build again the calls that have waited for a connection, without what was cancelled meanwhile."""
@@ -199,7 +205,7 @@ class HistoryAppender(Publisher):
             if not future.entries:
                 future.set_result("")
                 continue
-            new = self._script(future.key, future.entries, future.history, None)
+            new = self._script(future.key, future.publications, future.history, None)
             self._pending_bytes += len(new) - len(data)
             self._waiting[place] = (future, new, due, answers)
 

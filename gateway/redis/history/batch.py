@@ -3,7 +3,7 @@
 Rules:
 - The call is executed once or not at all, so all publications of a batch have the same outcome.
 - They get consecutive positions, in the order of the calls of `append`.
-- One idempotency key stands for the whole batch. A publication with a key of its caller is never part of a batch.
+- The whole batch has one idempotency key. A publication with a key of its caller is never part of a batch.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ __all__ = ["BATCH_MAX", "BATCH_MAX_BYTES", "Batch", "Entry"]
 
 BATCH_MAX: Final = 64  # publications; Redis executes nothing else meanwhile
 BATCH_MAX_BYTES: Final = 262_144
-_ENTRY_BYTES: Final = 64  # of memory, beside the payload
+_ENTRY_BYTES: Final = 64  # of memory, in addition to the payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Batch(asyncio.Future[str]):
         self.history = history
         self.entries: list[Entry] = []
         self.size = 0
+
+    @property
+    def publications(self) -> list[tuple[bytes, bytes]]:
+        """The payload and the rest of the header of each."""
+        return [(entry.payload, entry.rest) for entry in self.entries]
 
     def takes(self, entry: Entry, history: History) -> bool:
         """True if there is room for one more publication with this history."""

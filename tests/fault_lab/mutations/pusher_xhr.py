@@ -116,7 +116,7 @@ PUSHER_XHR_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sockjs: the owner notices a dead asker",
         file="gateway/http/sockjs/forwarding/owner.py",
-        old="if stream.unheard >= UNHEARD_MAX:",
+        old="if known[number].unheard >= UNHEARD_MAX:",
         new="if False:",
         argv=test(UNWRITTEN, "test_node_that_dies_with_a_response_ends_the_session_at_once"),
     ),

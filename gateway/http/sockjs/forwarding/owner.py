@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -14,7 +14,7 @@ from snorky.gateway.http.sockjs.forwarding.remote_stream import RemoteStream
 from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.session import Session
 
-__all__ = ["LOST_S", "NOT_ADMITTED", "UNHEARD_MAX", "Answer", "SessionOwner"]
+__all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "SessionOwner", "give_up_unheard"]
 
 LOST_S: Final = 15.0  # after this time without a message the other node has gone; a pause of Redis is shorter
 UNHEARD_MAX: Final = 2  # so often in a row Redis must say that no node listens: a node may be reconnecting
@@ -25,6 +25,31 @@ _log = structlog.get_logger("snorky.sockjs")
 
 Answer = tuple[int, str]  # HTTP status and text; or NOT_ADMITTED and the verdict
 NOT_ADMITTED: Final = 401
+
+
+class _Heard(Protocol):
+    """A response that needs another node. unheard: how often in a row no node listened to that node's channel."""
+
+    unheard: int
+
+
+def give_up_unheard(
+    numbers: Sequence[str],
+    known: Mapping[str, _Heard],
+    hearers: asyncio.Future[int],
+    give_up: Callable[[str], None],
+) -> None:
+    """Give up responses whose other node is dead, without waiting for LOST_S: no node receives its channel.
+
+    numbers: those that a message to that channel was about. hearers: what Redis answered to it.
+    """
+    if hearers.cancelled() or hearers.exception() is not None:
+        return
+    for number in numbers:
+        if number in known:
+            known[number].unheard = 0 if hearers.result() else known[number].unheard + 1
+            if known[number].unheard >= UNHEARD_MAX:
+                give_up(number)
 
 
 class SessionOwner:
@@ -138,15 +163,7 @@ class SessionOwner:
         task.add_done_callback(self._tasks.discard)
 
     def _on_told(self, numbers: list[str], hearers: asyncio.Future[int]) -> None:
-        """If no node receives their channel, it is dead: give up these streams without waiting for LOST_S."""
-        if hearers.cancelled() or hearers.exception() is not None:
-            return
-        for number in numbers:
-            stream = self._lent.get(number)
-            if stream is not None:
-                stream.unheard = 0 if hearers.result() else stream.unheard + 1
-                if stream.unheard >= UNHEARD_MAX:
-                    self.on_gone(number)
+        give_up_unheard(numbers, self._lent, hearers, self.on_gone)
 
     async def _receive(self, session: Session, number: str, asker: str, body: str) -> None:
         try:

@@ -8,7 +8,7 @@
 WHO is a list, see Who.words; VERDICT is the result of the session's binding, null = there is no such session.
 
 Rules:
-- The session stays on its owner and fills a RemoteOutlet there; the asker writes the HTTP response.
+- The session stays on its owner and fills a RemoteStream there; the asker writes the HTTP response.
 - The bytes in transit are bounded: the owner counts them until the asker reports that they were written.
 - Frames and parts of them are numbered: a missing one ends the session (1002). No frame is lost silently.
 - `finished`: the response has ended and is written; `gone`: it is not, and will not be. The session waits for either.
@@ -28,7 +28,7 @@ import structlog
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.serving.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.binding import Verdict, Who
-from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, UNHEARD_MAX, Answer, SessionOwner
+from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, Answer, SessionOwner, give_up_unheard
 from snorky.gateway.http.sockjs.frames import HEARTBEAT
 from snorky.gateway.http.sockjs.session import Session
 from snorky.gateway.node import Node
@@ -232,18 +232,7 @@ class Requester:
             answer.set_result((status, text))
 
     def _on_asked(self, numbers: list[str], hearers: asyncio.Future[int]) -> None:
-        """If no node receives the owner's channel, it is dead: give up its receivers without waiting for LOST_S.
-
-        Not the first time: the owner may be reconnecting to Redis.
-        """
-        if hearers.cancelled() or hearers.exception() is not None:
-            return
-        for number in numbers:
-            forwarded = self._forwarded.get(number)
-            if forwarded is not None:
-                forwarded.unheard = 0 if hearers.result() else forwarded.unheard + 1
-                if forwarded.unheard >= UNHEARD_MAX:
-                    self._drop(number)
+        give_up_unheard(numbers, self._forwarded, hearers, self._drop)
 
     def _on_known(self, numbers: list[str]) -> None:
         now_s = asyncio.get_running_loop().time()
