@@ -41,7 +41,7 @@ endif
 
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
 	@scripts/test-js
-	@# the soak beside them, which waits for most of its five minutes; tests/faults apart, whose tests mostly wait, and have deadlines; last
+	@# the soak beside them, which waits for most of its five minutes; tests/faults apart, whose tests have deadlines; last
 	@# those that need all cores
 	@$(BIN)/python -m pytest tests/cluster/test_soak.py & soak=$$!; \
 	$(SHARED) --ignore tests/faults --ignore tests/cluster/test_soak.py; statuses=$$?; \

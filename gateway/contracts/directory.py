@@ -96,7 +96,7 @@ class LocalState(Protocol):
         """
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
-        """Another connection took this name while the node was away: close the local owner with 4010."""
+        """Another connection has taken this name over: close the local owner with 4010."""
 
     def on_direct(self, serial: int, message: bytes) -> bool:
         """Deliver a direct message (an encoded envelope, JSON) to a local connection; False = it has gone."""

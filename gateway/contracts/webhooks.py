@@ -68,7 +68,7 @@ class WebhookLog(Protocol):
     async def exchange(self, changes: Sequence[bytes], *, is_reset: bool = False) -> Exchanged:
         """Renew the lease and record changes: `+FACT`, `-FACT`, `=FACT` (claim without an event), or a JSON object.
 
-        `#NUMBER CHANNEL`: this many subscribers are on this node; the sum is told again even if it is the same. `!`:
+        `#NUMBER CHANNEL`: this many subscribers are on this node; the sum is sent again even if it is the same. `!`:
         this node may send.
 
         After BrokerUnavailable the caller must repeat the exchange with the same changes: they are applied once.

@@ -1,1 +1,1 @@
-"""Rules of channels and names: their patterns, and who may do what."""
+"""Rules of channels and names: patterns, histories, and permissions."""

@@ -1,7 +1,7 @@
 """NodeWebhooks: the webhooks of all apps on one node. A node without them has none of this, and no further connection.
 
 A channel and its members belong to the pub/sub service of the app: subscribers by any protocol count, as they do for
-the HTTP API. Numbers of subscribers are those of the app's own clients: they alone are told them.
+the HTTP API. Numbers of subscribers count only the app's own clients, and only these receive them.
 """
 
 import asyncio

@@ -308,7 +308,7 @@ class AppWebhooks:
         if expired := [each for each in batch if each.age_s > self._pace.keep_s]:
             await self._log.sent(expired[-1].id)
             if self._log.is_sender:  # else another node sends them, and nothing was removed
-                self._drop("expired", len(expired), "the backend has not accepted them in time")
+                self._drop("expired", len(expired), "they were not delivered in time")
             return 0.0
         first, last = batch[0], batch[-1]
         if first.id != self._first[0]:

@@ -1,1 +1,1 @@
-"""Numbers of subscribers: what a node counts for an app with `subscription_counts`, and what its clients are told."""
+"""Numbers of subscribers, for apps with `subscription_counts`: counted on each node, and sent to its clients."""

@@ -1,4 +1,4 @@
-"""CountEvents: tells the clients of a node how many subscribers their channels have.
+"""CountEvents: sends to the clients of a node how many subscribers their channels have.
 
 Only the last number of a channel waits here. Writing to many clients is divided into chunks, so that the loop stays
 responsive.
@@ -21,7 +21,7 @@ _log = structlog.get_logger("snorky.pusher")
 
 
 class CountEvents:
-    """The numbers of one app that clients of this node are to be told. counts: who they are."""
+    """The numbers of one app that clients of this node will receive. counts: the clients of each channel."""
 
     def __init__(self, counts: LocalCounts) -> None:
         self._counts = counts
@@ -29,7 +29,7 @@ class CountEvents:
         self._has_work = asyncio.Event()
 
     def add(self, numbers: Iterable[tuple[str, int]]) -> None:
-        """Tell clients these numbers; never waits."""
+        """Send clients these numbers; never waits."""
         for channel, number in numbers:
             if self._counts.has_clients(channel):
                 self._waiting[channel] = number
@@ -48,7 +48,7 @@ class CountEvents:
                 for client in self._counts.clients(channel):
                     try:
                         client.tell_number(channel, event)
-                    except Exception:  # the others must be told
+                    except Exception:  # the others must receive it
                         _log.exception("a client was not told a number of subscribers", channel=channel)
                     written += 1
                     if written % CHUNK == 0:

@@ -2,8 +2,8 @@
 
 Rules:
 - A change is the number of subscribers on this node, not a difference; it may repeat one that Redis knows.
-- A channel whose subscribers have changed is reported even if their number is the same: new ones must be told.
-- At most CHANNELS_MAX channels; subscribers of further ones are not counted, and not told.
+- A channel whose subscribers have changed is reported even if their number is the same: new ones must receive it.
+- At most CHANNELS_MAX channels; subscribers of further ones are not counted, and receive no number.
 """
 
 from collections import OrderedDict

@@ -1,8 +1,8 @@
 -- The function snorky_publish. `library_text.py` appends this file to the rules and the body of publish.lua.
 -- KEYS the channel, PREFIX:{SERVICE:NAME}    ARGV payload, JSON; optional: an idempotency key
 -- Returns EPOCH:OFFSET:TAG, or '' if the channel's rule keeps no history. Clearly malformed arguments are rejected.
--- A rule is size, ttl_ms and the literals of its pattern (gateway/config/rules/patterns.py): the parts between its asterisks,
--- and the head before each of its placeholders, if any. Times and sizes are text, as in ARGV of publish.lua.
+-- A rule is size, ttl_ms and the literals of its pattern (gateway/config/rules/patterns.py): the parts between its
+-- asterisks, and the head before each of its placeholders, if any. Times and sizes are text, as in ARGV of publish.lua.
 local NONE = {'0', '0'}
 local NAME_MAX_BYTES = 256
 local ONCE_MAX_BYTES = 255
