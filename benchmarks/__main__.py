@@ -3,10 +3,12 @@
 import argparse
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from benchmarks.report.goals import goals, protocol_goals
 from benchmarks.report.table import (
+    before_connection_rows,
     before_rows,
     connection_rows,
     fanout_rows,
@@ -14,13 +16,13 @@ from benchmarks.report.table import (
     protocol_rows,
     sustained_rows,
 )
-from benchmarks.scenarios.connections import Connections, connect
+from benchmarks.scenarios.connections import Connections, connect, medians
 from benchmarks.scenarios.fanout import Cell, measure
 from benchmarks.scenarios.inbound import Inbound, flood
 from benchmarks.scenarios.sustained import Sustained, sustain
 from benchmarks.servers.protocols import protocols
 from benchmarks.servers.redis_server import NoRedis, RedisServer
-from benchmarks.servers.variants import GATEWAY, gateway, gateway_module, naive, variants
+from benchmarks.servers.variants import BEFORE, GATEWAY, gateway, gateway_module, naive, variants
 from benchmarks.support.child import ChildFailed, raise_file_limit
 from benchmarks.support.machine import describe
 from benchmarks.support.message import subscribe
@@ -28,6 +30,7 @@ from benchmarks.support.message import subscribe
 __all__: list[str] = []
 
 SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound")
+REPETITIONS = 5  # of connections, when two versions are compared
 
 
 def _note(text: str) -> None:
@@ -38,13 +41,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer clients and repetitions: about a minute")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a part of the table (may be repeated)")
-    parser.add_argument("--before", type=Path, metavar="PATH", help="another clone: its fan-out in the same run")
+    parser.add_argument(
+        "--before", type=Path, metavar="PATH", help="another clone: its fan-out and connections, in the same run"
+    )
     options = parser.parse_args()
     if options.before and not gateway_module(options.before):
         parser.error(f"--before: {options.before} is no clone of this project that has benchmarks")
     sections = options.only or SECTIONS
-    if options.before and "fanout" not in sections:
-        parser.error("--before compares the fan-out, and --only leaves it out")
+    if options.before and not {"fanout", "connections"} & set(sections):
+        parser.error("--before compares the fan-out and connections, and --only leaves them out")
     files = raise_file_limit()
     lines, faults = describe(), list[str]()
     cells: list[Cell] = []
@@ -76,7 +81,7 @@ def main() -> int:
                     _note(f"through Redis, {per_s} messages/s to 1,000 clients for {seconds} s")
                     sustained.append(sustain(redis, per_s=per_s, connections=1_000, seconds=seconds))
             if "connections" in sections:
-                idle = _connections(2_000 if options.quick else min(10_000, files - 1_000))
+                idle = _connections(2_000 if options.quick else min(10_000, files - 1_000), options.before)
             if "inbound" in sections:
                 _note("messages from clients")
                 if (run := flood(connections=100, messages=10_000 if options.quick else 50_000)) is not None:
@@ -91,6 +96,7 @@ def main() -> int:
         protocol_rows(by_protocol) if by_protocol else [],
         sustained_rows(sustained) if sustained else [],
         connection_rows(idle) if idle else [],
+        before_connection_rows(idle),
         inbound_rows(inbound) if inbound else [],
         [str(goal) for goal in (*goals(cells, sustained, idle), *protocol_goals(by_protocol))],
         faults,
@@ -100,15 +106,24 @@ def main() -> int:
     return 1 if any("FAILED" in fault for fault in faults) or any(cell.fault for cell in (*cells, *by_protocol)) else 0
 
 
-def _connections(number: int) -> list[Connections]:
+def _connections(number: int, before: Path | None) -> list[Connections]:
+    """Measure idle connections. before: a clone whose node takes turns with ours, several times."""
     _note(f"{number:,} idle connections")
-    fewer = min(2_000, number)
-    return [
-        connect(GATEWAY, gateway, number),
-        connect(f"{GATEWAY}, subscribed to one channel", gateway, number, send=subscribe()),
-        connect(f"{GATEWAY}, each to a channel of its own", gateway, number, send=subscribe("bench%d")),
-        connect("aiohttp WebSocketResponse", lambda: naive("each", "asyncio"), fewer),
-    ]
+    kinds = {
+        "": None,
+        ", subscribed to one channel": subscribe(),
+        ", each to a channel of its own": subscribe("bench%d"),
+    }
+    nodes: dict[str, Path | None] = {GATEWAY: None}
+    if before is not None:
+        nodes[BEFORE] = before
+    runs: dict[str, list[Connections]] = {name + kind: [] for name in nodes for kind in kinds}
+    for _ in range(1 if before is None else REPETITIONS):
+        for kind, message in kinds.items():
+            for name, folder in nodes.items():
+                runs[name + kind].append(connect(name + kind, partial(gateway, folder=folder), number, send=message))
+    naive_run = connect("aiohttp WebSocketResponse", partial(naive, "each", "asyncio"), min(2_000, number))
+    return [*map(medians, runs.values()), naive_run]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
 
-__all__ = ["before_rows", "connection_rows", "fanout_rows", "inbound_rows", "protocol_rows", "sustained_rows"]
+__all__ = [
+    "before_connection_rows",
+    "before_rows",
+    "connection_rows",
+    "fanout_rows",
+    "inbound_rows",
+    "protocol_rows",
+    "sustained_rows",
+]
 
 
 def fanout_rows(cells: Sequence[Cell]) -> list[str]:
@@ -100,6 +108,19 @@ def connection_rows(runs: Iterable[Connections]) -> list[str]:
         for run in runs
     ]
     return _aligned(table)
+
+
+def before_connection_rows(runs: Iterable[Connections]) -> list[str]:
+    """One line per kind of connection: what it costs, compared with the gateway before; nothing if there is none."""
+    by_name = {run.name: run for run in runs}
+    table = [[f"{GATEWAY} / {BEFORE}", "KiB each", "CPU to connect"]]
+    for name, old in by_name.items():
+        if name.startswith(BEFORE):
+            what = name.removeprefix(BEFORE)
+            new = by_name[GATEWAY + what]
+            ratios = (new.bytes_each / old.bytes_each, new.connect_ms / old.connect_ms)
+            table.append([f"connections{what}", *(f"{ratio:.2f}" for ratio in ratios)])
+    return _aligned(table) if len(table) > 1 else []
 
 
 def inbound_rows(runs: Iterable[Inbound]) -> list[str]:

@@ -1,14 +1,15 @@
 """Cost of an idle connection: resident memory of the server, and CPU of connecting, handshake included."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from benchmarks.receivers.receiver import Receiver
 from benchmarks.support.child import Child
 from benchmarks.support.machine import receiver_cpu
 
-__all__ = ["Connections", "connect"]
+__all__ = ["Connections", "connect", "medians"]
 
 WARM = 200  # connections before the first measurement: modules are imported and pools filled by then
 SETTLE_S = 1.0  # until the memory of handshakes is released
@@ -49,4 +50,17 @@ def connect(name: str, start: Callable[[], Child], connections: int, *, send: st
         connect_ms=cpu_s * 1e3 / connections,
         has_own_channel=send is not None and "%d" in send,
         per_s=connections / connect_s,
+    )
+
+
+def medians(runs: Sequence[Connections]) -> Connections:
+    """Combine the runs of one variant: each figure's median."""
+    first = runs[0]
+    return Connections(
+        name=first.name,
+        connections=first.connections,
+        bytes_each=median(run.bytes_each for run in runs),
+        connect_ms=median(run.connect_ms for run in runs),
+        has_own_channel=first.has_own_channel,
+        per_s=median(run.per_s for run in runs),
     )
