@@ -1,112 +1,28 @@
 """What connections own: recorded locally before Redis is asked, and released however it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from snorky.gateway import BrokerUnavailable, ConnectionClosed, Entered, Member, Owner, Selector
+from snorky.gateway import BrokerUnavailable, ConnectionClosed, Member, Owner, Selector
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.presence.ownership import Ownership, encode_notice
+from snorky.gateway.presence.ownership import encode_notice
 from snorky.gateway.presence.roster_view import LEFT_DATA_MAX_BYTES
 from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.protocol.publication import Change, read_publication, write_change, write_version
 from tests.support.fakes.fake_wire import JSON, FakeTransport, settle, until
+from tests.support.fakes.ownership_rig import OwnershipRig
 
 ROSTER = "chat:room"
 
 
-class ScriptedDirectory:
-    """Records its calls. gates: what waits before it is done, by name. is_failing: everything raises."""
-
-    def __init__(self) -> None:
-        self.incarnation = "i1"
-        self.calls: list[tuple[Any, ...]] = []
-        self.gates: dict[str, asyncio.Event] = {}
-        self.is_failing = False
-        self.is_claimed = True
-        self.is_stopped = False
-
-    async def start(self, asserter: Any) -> None: ...
-
-    async def stop(self) -> None:
-        self.is_stopped = True
-
-    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
-        await self._do("enter", roster, serial, identity, entry, data)
-        return Entered(True, [], 1)
-
-    async def update(self, roster: str, serial: int, *, entry: str = "", data: Any, notice: Any = None) -> bool:
-        await self._do("update", roster, serial, entry, data, notice)
-        return False
-
-    async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
-        await self._do("leave", roster, serial, entry)
-        return True
-
-    async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
-        await self._do("claim", names, name, serial, identity)
-        return self.is_claimed
-
-    async def release(self, names: str, name: str, serial: int) -> bool:
-        await self._do("release", names, name, serial)
-        return True
-
-    async def disowned(self, serial: int) -> None:
-        await self._do("disowned", serial)
-
-    async def _do(self, *call: Any) -> None:
-        if gate := self.gates.get(call[0]):
-            await gate.wait()
-        if self.is_failing:
-            raise BrokerUnavailable("scripted")
-        self.calls.append(call)
-
-    @property
-    def asked(self) -> list[str]:
-        return [call[0] for call in self.calls]
-
-
-class Rig:
-    """An ownership with connections."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("snorky.gateway.presence.ownership.RETRY_S", 0.001)
-        self.directory = ScriptedDirectory()
-        self.here: set[Connection] = set()
-        self.notice: Callable[..., Any] = lambda *_: None
-        directory: Any = self.directory
-        self.ownership = Ownership("n", directory, lambda *each: self.notice(*each), self.here.__contains__)
-
-    def connection(self, serial: int = 1, identity: str | None = "bob") -> Connection:
-        connection = Connection(FakeTransport(), JSON, node_id="n", serial=serial)
-        connection.identity = identity
-        self.here.add(connection)
-        return connection
-
-    def end(self, connection: Connection) -> None:
-        connection.mark_closed()
-        self.here.discard(connection)
-        self.ownership.forget(connection)
-
-    def gate(self, name: str) -> asyncio.Event:
-        return self.directory.gates.setdefault(name, asyncio.Event())
-
-    @property
-    def members(self) -> list[tuple[str, Member]]:
-        return list(self.ownership.local_members())
-
-    @property
-    def names(self) -> list[tuple[str, str, int, str | None]]:
-        return list(self.ownership.local_names())
-
-
 @pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    built = Rig(monkeypatch)
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OwnershipRig]:
+    built = OwnershipRig(monkeypatch)
     yield built
     built.directory.is_failing = False
     for gate in built.directory.gates.values():
@@ -128,7 +44,7 @@ async def under_way(work: Awaitable[Any]) -> AsyncIterator["asyncio.Future[Any]"
 # -- local records ----------------------------------------------------------------------------------------------------
 
 
-async def test_entry_is_recorded_before_redis_has_it_and_removed_before_it_leaves(rig: Rig) -> None:
+async def test_entry_is_recorded_before_redis_has_it_and_removed_before_it_leaves(rig: OwnershipRig) -> None:
     connection = rig.connection()
     gate = rig.gate("enter")
     async with under_way(rig.ownership.enter(connection, ROSTER, entry="e", data=[1])):
@@ -141,12 +57,12 @@ async def test_entry_is_recorded_before_redis_has_it_and_removed_before_it_leave
     assert rig.directory.asked == ["enter", "leave"]
 
 
-async def test_anonymous_clients_are_entered_under_their_connection_id(rig: Rig) -> None:
+async def test_anonymous_clients_are_entered_under_their_connection_id(rig: OwnershipRig) -> None:
     await rig.ownership.enter(rig.connection(7, None), ROSTER, entry="", data=None)
     assert rig.directory.calls == [("enter", ROSTER, 7, "n.7", "", None)]
 
 
-async def test_name_is_recorded_before_redis_has_it_and_removed_if_taken(rig: Rig) -> None:
+async def test_name_is_recorded_before_redis_has_it_and_removed_if_taken(rig: OwnershipRig) -> None:
     connection = rig.connection()
     rig.directory.is_claimed = False
     gate = rig.gate("claim")
@@ -158,7 +74,7 @@ async def test_name_is_recorded_before_redis_has_it_and_removed_if_taken(rig: Ri
     assert rig.names == []
 
 
-async def test_update_changes_the_registered_data_even_if_redis_has_lost_the_entry(rig: Rig) -> None:
+async def test_update_changes_the_registered_data_even_if_redis_has_lost_the_entry(rig: OwnershipRig) -> None:
     connection = rig.connection()
     assert not await rig.ownership.update(connection, ROSTER, entry="", data=1, notice=None)
     assert rig.directory.calls == []
@@ -170,7 +86,7 @@ async def test_update_changes_the_registered_data_even_if_redis_has_lost_the_ent
     assert [member.data for _, member in rig.members] == [2]
 
 
-async def test_leaving_and_releasing_unowned_items_makes_no_calls(rig: Rig) -> None:
+async def test_leaving_and_releasing_unowned_items_makes_no_calls(rig: OwnershipRig) -> None:
     connection = rig.connection()
     assert not await rig.ownership.leave(connection, ROSTER, entry="")
     assert not await rig.ownership.release(connection, "messaging", "x")
@@ -180,7 +96,7 @@ async def test_leaving_and_releasing_unowned_items_makes_no_calls(rig: Rig) -> N
 # -- release ----------------------------------------------------------------------------------------------------------
 
 
-async def test_connection_that_ends_releases_everything_at_once(rig: Rig) -> None:
+async def test_connection_that_ends_releases_everything_at_once(rig: OwnershipRig) -> None:
     connection, other = rig.connection(1), rig.connection(2)
     for each in (connection, other):
         await rig.ownership.enter(each, ROSTER, entry="", data=None)
@@ -191,14 +107,14 @@ async def test_connection_that_ends_releases_everything_at_once(rig: Rig) -> Non
     await until(lambda: rig.directory.calls[-1] == ("disowned", 1))
 
 
-async def test_connection_that_owns_nothing_costs_redis_nothing(rig: Rig) -> None:
+async def test_connection_that_owns_nothing_costs_redis_nothing(rig: OwnershipRig) -> None:
     rig.end(rig.connection())
     await settle()
     assert rig.directory.calls == []
 
 
 @pytest.mark.parametrize("what", ["enter", "claim"])
-async def test_items_acquired_after_the_disconnect_are_released_afterwards(rig: Rig, what: str) -> None:
+async def test_items_acquired_after_the_disconnect_are_released_afterwards(rig: OwnershipRig, what: str) -> None:
     """The first `disowned` found nothing yet."""
     connection = rig.connection()
     gate = rig.gate(what)
@@ -217,7 +133,7 @@ async def test_items_acquired_after_the_disconnect_are_released_afterwards(rig: 
     assert rig.members == [] and rig.names == []
 
 
-async def test_enter_of_which_nothing_is_known_is_undone_when_redis_answers_again(rig: Rig) -> None:
+async def test_enter_of_which_nothing_is_known_is_undone_when_redis_answers_again(rig: OwnershipRig) -> None:
     connection = rig.connection()
     rig.directory.is_failing = True
     with pytest.raises(BrokerUnavailable):
@@ -227,7 +143,7 @@ async def test_enter_of_which_nothing_is_known_is_undone_when_redis_answers_agai
     await until(lambda: rig.directory.asked == ["leave"])
 
 
-async def test_name_that_another_connection_has_by_now_is_not_owned_after_a_second_claim(rig: Rig) -> None:
+async def test_name_that_another_connection_has_by_now_is_not_owned_after_a_second_claim(rig: OwnershipRig) -> None:
     """The notice of its loss has not been handled yet."""
     connection = rig.connection()
     assert await rig.ownership.claim(connection, "messaging", "x")
@@ -236,7 +152,7 @@ async def test_name_that_another_connection_has_by_now_is_not_owned_after_a_seco
     assert rig.names == [] and not rig.ownership.names_of(connection)
 
 
-async def test_claim_of_which_nothing_is_known_is_undone_when_redis_answers_again(rig: Rig) -> None:
+async def test_claim_of_which_nothing_is_known_is_undone_when_redis_answers_again(rig: OwnershipRig) -> None:
     connection = rig.connection()
     rig.directory.is_failing = True
     with pytest.raises(BrokerUnavailable):
@@ -246,7 +162,7 @@ async def test_claim_of_which_nothing_is_known_is_undone_when_redis_answers_agai
     await until(lambda: rig.directory.asked == ["release"])
 
 
-async def test_leave_and_release_that_failed_are_done_as_soon_as_they_can(rig: Rig) -> None:
+async def test_leave_and_release_that_failed_are_done_as_soon_as_they_can(rig: OwnershipRig) -> None:
     connection = rig.connection()
     await rig.ownership.enter(connection, ROSTER, entry="", data=None)
     await rig.ownership.claim(connection, "messaging", "x")
@@ -260,7 +176,7 @@ async def test_leave_and_release_that_failed_are_done_as_soon_as_they_can(rig: R
     await until(lambda: rig.directory.asked == ["enter", "claim", "leave", "release"])
 
 
-async def test_pending_release_is_cancelled_by_a_new_acquisition(rig: Rig) -> None:
+async def test_pending_release_is_cancelled_by_a_new_acquisition(rig: OwnershipRig) -> None:
     connection = rig.connection()
     rig.directory.is_failing = True
     with pytest.raises(BrokerUnavailable):
@@ -277,7 +193,7 @@ async def test_pending_release_is_cancelled_by_a_new_acquisition(rig: Rig) -> No
     assert len(rig.members) == len(rig.names) == 1
 
 
-async def test_a_failed_release_does_not_prevent_the_others(rig: Rig) -> None:
+async def test_a_failed_release_does_not_prevent_the_others(rig: OwnershipRig) -> None:
     async def broken(serial: int) -> None:
         raise ValueError("broken")
 
@@ -294,7 +210,7 @@ async def test_a_failed_release_does_not_prevent_the_others(rig: Rig) -> None:
     assert [log["event"] for log in logs] == ["giving back failed"]
 
 
-async def test_pending_releases_at_stop_run_before_the_lease_ends(rig: Rig) -> None:
+async def test_pending_releases_at_stop_run_before_the_lease_ends(rig: OwnershipRig) -> None:
     connections = [rig.connection(serial) for serial in range(200)]
     for connection in connections:
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
@@ -305,7 +221,7 @@ async def test_pending_releases_at_stop_run_before_the_lease_ends(rig: Rig) -> N
     assert rig.directory.is_stopped
 
 
-async def test_many_connections_that_end_at_once_are_released_concurrently(rig: Rig) -> None:
+async def test_many_connections_that_end_at_once_are_released_concurrently(rig: OwnershipRig) -> None:
     connections = [rig.connection(serial) for serial in range(10)]
     for connection in connections:
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
@@ -324,7 +240,7 @@ async def test_many_connections_that_end_at_once_are_released_concurrently(rig: 
     gate.set()
 
 
-async def test_nothing_runs_on_once_it_has_stopped(rig: Rig) -> None:
+async def test_nothing_runs_on_once_it_has_stopped(rig: OwnershipRig) -> None:
     connection = rig.connection()
     await rig.ownership.enter(connection, ROSTER, entry="", data=None)
     rig.directory.is_failing = True
@@ -338,7 +254,7 @@ async def test_nothing_runs_on_once_it_has_stopped(rig: Rig) -> None:
     assert rig.ownership._release_task is None, "it would retry indefinitely: the directory has stopped"
 
 
-async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: Rig) -> None:
+async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: OwnershipRig) -> None:
     closed, stranger = rig.connection(1), rig.connection(2)
     closed.mark_closed()
     rig.here.discard(stranger)
@@ -353,7 +269,7 @@ async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: R
 # -- queries of the directory -----------------------------------------------------------------------------------------
 
 
-async def test_connection_that_lost_a_name_is_closed_unless_it_just_released_it(rig: Rig) -> None:
+async def test_connection_that_lost_a_name_is_closed_unless_it_just_released_it(rig: OwnershipRig) -> None:
     connection = rig.connection()
     await rig.ownership.claim(connection, "messaging", "x")
     rig.ownership.on_lost_name("messaging", "y", 1)
@@ -364,7 +280,7 @@ async def test_connection_that_lost_a_name_is_closed_unless_it_just_released_it(
     assert rig.names == []
 
 
-async def test_direct_message_reaches_its_connection_and_is_refused_after_its_end(rig: Rig) -> None:
+async def test_direct_message_reaches_its_connection_and_is_refused_after_its_end(rig: OwnershipRig) -> None:
     wire = FakeTransport()
     connection = Connection(wire, JSON, node_id="n", serial=3)
     rig.here.add(connection)
@@ -380,7 +296,7 @@ async def test_direct_message_reaches_its_connection_and_is_refused_after_its_en
     assert not rig.ownership.on_direct(3, message)
 
 
-async def test_notice_is_asked_of_the_service_for_the_channel_that_it_knows(rig: Rig) -> None:
+async def test_notice_is_asked_of_the_service_for_the_channel_that_it_knows(rig: OwnershipRig) -> None:
     asked = []
 
     def notice(*question: Any) -> Any:
@@ -401,7 +317,7 @@ async def test_notice_is_asked_of_the_service_for_the_channel_that_it_knows(rig:
     ("size", "is_with_leaves"), [(0, True), (LEFT_DATA_MAX_BYTES, True), (LEFT_DATA_MAX_BYTES + 1, False)]
 )
 async def test_leaves_have_the_data_of_their_entries_unless_they_are_large(
-    rig: Rig, size: int, is_with_leaves: bool
+    rig: OwnershipRig, size: int, is_with_leaves: bool
 ) -> None:
     rig.notice = lambda *_: (1, Selector.none())
     data = "x" * (size - 2) if size else None
@@ -413,7 +329,7 @@ async def test_leaves_have_the_data_of_their_entries_unless_they_are_large(
         assert change is not None and change.data == expected
 
 
-async def test_service_that_fails_on_a_notice_does_not_prevent_leaves(rig: Rig) -> None:
+async def test_service_that_fails_on_a_notice_does_not_prevent_leaves(rig: OwnershipRig) -> None:
     def notice(*_: Any) -> Any:
         raise ValueError("a service's fault")
 
