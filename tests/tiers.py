@@ -35,12 +35,13 @@ NOT_FIRST: Final = ("clients/python/tests/test_client_versions.py",)
 # parameters that name a kind of server: the same test also runs on Valkey, or on what is kept in memory
 DEEPER_KINDS: Final = frozenset({"redis", "fakeredis", "spread", "cluster"})
 
-# The files that take longest, those of tests/faults in descending order. Of the others, those that compute and those
+# The files that take longest, those that run with tests/faults in descending order. Of the others, those that compute and those
 # that wait take turns: three that wait at once leave the cores idle.
 LONGEST: Final = (
     "tests/faults/test_faults_of_redis.py",
     "tests/faults/test_faults_of_nodes.py",
     "tests/faults/test_cluster.py",
+    "tests/e2e/test_centrifuge_python.py",
     "tests/faults/test_broker_faults.py",
     "tests/faults/test_cluster_limits.py",
     "tests/faults/leases/test_server.py",
@@ -66,7 +67,6 @@ LONGEST: Final = (
     "tests/contract/test_control.py",
     "tests/e2e/test_sse.py",
     "tests/e2e/test_pusher_js.py",
-    "tests/e2e/test_centrifuge_python.py",
     "tests/cluster/test_protocols.py",
     "tests/e2e/test_prometheus.py",
     "tests/cluster/test_stored_bytes.py",
