@@ -1,8 +1,10 @@
 """`python -m benchmarks [--quick]`: all variants in one run, one table. The load stays on loopback."""
 
 import argparse
+import json
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +12,14 @@ from benchmarks.report.goals import goals, protocol_goals
 from benchmarks.report.table import (
     before_connection_rows,
     before_rows,
+    capacity_rows,
     connection_rows,
     fanout_rows,
     inbound_rows,
     protocol_rows,
     sustained_rows,
 )
+from benchmarks.scenarios.capacity import Costs, costs, loads
 from benchmarks.scenarios.connections import Connections, connect, medians
 from benchmarks.scenarios.fanout import Cell, measure
 from benchmarks.scenarios.inbound import Inbound, flood
@@ -29,7 +33,7 @@ from benchmarks.support.message import subscribe
 
 __all__: list[str] = []
 
-SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound")
+SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound", "capacity")
 REPETITIONS = 5  # of connections, when two versions are compared
 
 
@@ -44,6 +48,7 @@ def main() -> int:
     parser.add_argument(
         "--before", type=Path, metavar="PATH", help="another clone: its fan-out and connections, in the same run"
     )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, also for `snorky capacity`")
     options = parser.parse_args()
     if options.before and not gateway_module(options.before):
         parser.error(f"--before: {options.before} is no clone of this project that has benchmarks")
@@ -57,6 +62,8 @@ def main() -> int:
     sustained: list[Sustained] = []
     idle: list[Connections] = []
     inbound: list[Inbound] = []
+    figures: Costs | None = None
+    compared_loads: list[Sustained] = []
     with ExitStack() as stack:
         redis = None
         try:
@@ -86,10 +93,24 @@ def main() -> int:
                 _note("messages from clients")
                 if (run := flood(connections=100, messages=10_000 if options.quick else 50_000)) is not None:
                     inbound.append(run)
+            if "capacity" in sections and redis is not None:
+                _note("what a load costs, for snorky capacity")
+                figures = costs(connections=2_000 if options.quick else 10_000, repetitions=3 if options.quick else 9)
+                compared_loads = loads(redis)
         except ChildFailed as error:
             faults.append(f"FAILED: {error}")
         if redis is not None:
             lines.append(f"Redis: {redis.name} of this machine, on the CPU of the receiver")
+    is_failed = any("FAILED" in fault for fault in faults) or any(cell.fault for cell in (*cells, *by_protocol))
+    if options.json:
+        found: dict[str, object] = {"machine": lines, "faults": faults}
+        found |= {"fanout": [*map(asdict, cells)], "protocols": [*map(asdict, by_protocol)]}
+        found |= {"redis": [*map(asdict, sustained)], "connections": [*map(asdict, idle)]}
+        found |= {"inbound": [*map(asdict, inbound)], "loads": [*map(asdict, compared_loads)]}
+        if figures is not None:
+            found["figures"] = asdict(figures)
+        print(json.dumps(found, indent=2))
+        return int(is_failed)
     for rows in (
         fanout_rows(cells) if cells else [],
         before_rows(cells),
@@ -98,12 +119,13 @@ def main() -> int:
         connection_rows(idle) if idle else [],
         before_connection_rows(idle),
         inbound_rows(inbound) if inbound else [],
+        capacity_rows(figures, compared_loads) if figures else [],
         [str(goal) for goal in (*goals(cells, sustained, idle), *protocol_goals(by_protocol))],
         faults,
     ):
         lines += ["", *rows] if rows else []
     print("\n".join(lines))
-    return 1 if any("FAILED" in fault for fault in faults) or any(cell.fault for cell in (*cells, *by_protocol)) else 0
+    return int(is_failed)
 
 
 def _connections(number: int, before: Path | None) -> list[Connections]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from snorky.gateway._version import __version__
+from snorky.gateway.runtime.commands.capacity import capacity
 from snorky.gateway.runtime.commands.check import check
 from snorky.gateway.runtime.commands.importing import import_app
 from snorky.gateway.runtime.commands.publish import publish
@@ -52,7 +53,7 @@ def _snorky(
     """
 
 
-for _command in (serve, check, publish, subscribe, stats, token):
+for _command in (serve, check, publish, subscribe, stats, token, capacity):
     app.command()(_command)
 app.add_typer(import_app, name="import")
 

@@ -1,17 +1,21 @@
 """The table: figures as lines of aligned text."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
+from benchmarks.scenarios.capacity import Costs
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import BURSTS, Cell
 from benchmarks.scenarios.inbound import Inbound
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
+from snorky.gateway.runtime.commands.capacity_model import Figures, Load, node_cpu
 
 __all__ = [
     "before_connection_rows",
     "before_rows",
+    "capacity_rows",
     "connection_rows",
     "fanout_rows",
     "inbound_rows",
@@ -131,6 +135,18 @@ def inbound_rows(runs: Iterable[Inbound]) -> list[str]:
         for run in runs
     ]
     return _aligned(table)
+
+
+def capacity_rows(figures: Costs, loads: Iterable[Sustained]) -> list[str]:
+    """One line per cost, and one per load: what `snorky capacity` says of it, and what it took."""
+    costs = Figures(**asdict(figures))
+    table = [["for snorky capacity", ""], *([name, f"{value:,.2f}"] for name, value in asdict(figures).items())]
+    compared = [["load of one node", "core busy, computed", "measured"]]
+    for run in loads:
+        load = Load(run.connections, channels=1, publishes_per_s=run.per_s, fanout=run.connections)
+        computed = node_cpu(load, costs, nodes=1)
+        compared.append([f"{run.per_s:,}/s x {run.connections:,}", f"{computed:.0%}", f"{run.cpu_share:.0%}"])
+    return [*_aligned(table), "", *_aligned(compared)]
 
 
 def _ratio(cell: Cell, other: Cell | None) -> str:
