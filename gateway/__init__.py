@@ -40,8 +40,9 @@ from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.permissions.access import Access, Unmatched
+from snorky.gateway.protocol.attributes import read_attributes, write_attributes
 from snorky.gateway.protocol.codec import Verbatim, channel_name, json_size
-from snorky.gateway.protocol.foreign import SubscribeTerms
+from snorky.gateway.protocol.foreign import SubscribeTerms, attributes_by
 from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
 from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
@@ -125,6 +126,7 @@ __all__ = [
     "WebSocketHandler",
     "Words",
     "__version__",
+    "attributes_by",
     "channel_name",
     "error_message",
     "history_of",
@@ -133,8 +135,10 @@ __all__ = [
     "is_cancelling",
     "json_size",
     "load",
+    "read_attributes",
     "run",
     "running",
     "send_error",
     "stated_identity",
+    "write_attributes",
 ]

@@ -96,13 +96,14 @@ class ControlViews(RPCService):
         limit: Any = LIMIT_DEFAULT,
         order: Any = None,
     ) -> Compound | dict[str, Any]:
-        """Reply messages of a channel, as pub/sub's `history` does."""
+        """Reply messages of a channel, as pub/sub's `history` does; also `info` and `tags` of those that have them."""
         position, asked, found = position_of(since), order_of(order), self._service(service)
         count, name = limit_of(limit, 1 if asked is None else 0), channel_name(channel)
         with self._audited(request, service=service, channel=name) as results:
             if found.topics.promised(channel, history_of(found.rules.find(name))) is None:
                 return NOTHING_TO_RECOVER
-            reply, results["messages"] = await read_history(found.topics, channel, position, count, asked)
+            reply, count = await read_history(found.topics, channel, position, count, asked, has_attributes=True)
+            results["messages"] = count
         return reply
 
     @rpc_command(name="historyRemove")

@@ -96,6 +96,10 @@ class Grants:
         """
         return self._entered.get((connection, key))
 
+    def find(self, connection: Connection, key: str) -> Grant | None:
+        """Return the grant of a subscription, or the one with which it is about to begin; None: it has none."""
+        return self._by_connection.get(connection, {}).get(key) or self._entered.get((connection, key))
+
     def enter_terms(self, connection: Connection, service: str, channel: str, terms: SubscribeTerms) -> Grant:
         """Register what a connection's frontend has found permitted on a channel. As `enter`; it never expires."""
         grant = self.of_terms(connection, service, channel, terms)

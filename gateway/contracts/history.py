@@ -78,18 +78,27 @@ class HistoryStore(Protocol):
         """Close all connections; pending calls fail. Idempotent."""
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
+        self,
+        key: str,
+        payload: bytes,
+        history: History,
+        *,
+        once: str | None = None,
+        to: Selector | None = None,
+        attributes: bytes = b"",
     ) -> asyncio.Future[Position]:
         """Queue one JSON publication; this node's publications keep the order of the calls, also after a reconnect.
 
-        to: send it only to these subscribers; it is stored for all. once: an idempotency key of this channel; a second
-        publication with it gets the same result and is not published. The future may raise BrokerUnavailable within
-        `publish_timeout_s`: the message may have been published. The caller may ignore the future.
+        to: send it only to these subscribers; it is stored for all. attributes: of it, as written by `attributes.py`;
+        stored with it. once: an idempotency key of this channel; a second publication with it gets the same result and
+        is not published. The future may raise BrokerUnavailable within `publish_timeout_s`: the message may have been
+        published. The caller may ignore the future.
         """
 
     def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:
-        """Queue one JSON publication to a channel without a history, with an idempotency key: published only once.
+        """Queue one publication to a channel without a history, with an idempotency key: published only once.
 
+        payload: JSON, or the result of `write_described`.
         It may overtake other publications of this node. The future: as for `publish`.
         """
 

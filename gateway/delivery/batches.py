@@ -8,9 +8,11 @@ Rules:
 - Foreign protocols encode publications by a `Rendering`, also once per channel and form. They get no tombstones.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from time import monotonic
+from types import MappingProxyType
+from typing import Final
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.hub import Channel, Groups, Hub, RosterEvent
@@ -23,6 +25,9 @@ from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["BatchEncoder"]
+
+_NONE: Final[Mapping[int, bytes]] = MappingProxyType({})
+_Described = tuple[bytes, Position | None, bytes]  # payload, position, attributes
 
 
 class BatchEncoder:
@@ -40,8 +45,13 @@ class BatchEncoder:
         values: Sequence[Json],
         selector: Selector | None = None,
         event: RosterEvent | None = None,
+        *,
+        attributes: Mapping[int, bytes] = _NONE,
     ) -> None:
-        """Queue JSON payloads for all or some subscribers of the plain form. values: the decoded payloads."""
+        """Queue JSON payloads for all or some subscribers of the plain form. values: the decoded payloads.
+
+        attributes: of those payloads that have any, by their places.
+        """
         if not payloads:
             return
 
@@ -52,7 +62,10 @@ class BatchEncoder:
             if selector is not None and selector.is_whole:
                 return [each for value in values for each in _whole(channel, value, dialect)]
             if dialect.rendering is not None:
-                return _foreign(channel, zip(payloads, repeat(None), strict=False), dialect.rendering)
+                known: Iterable[_Described] = zip(payloads, repeat(None), repeat(b""), strict=False)
+                if attributes:
+                    known = [(each, None, attributes.get(place, b"")) for place, each in enumerate(payloads)]
+                return _foreign(channel, known, dialect.rendering)
             encoded = payloads if encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
@@ -76,7 +89,7 @@ class BatchEncoder:
             if selector is not None and selector.is_whole:
                 return [each for _, value in checked for each in _whole(channel, value, dialect)]
             if dialect.rendering is not None:
-                known = [(each.payload, each.position) for each, _ in checked if not each.is_tombstone]
+                known = [(each.payload, each.position, each.attributes) for each, _ in checked if not each.is_tombstone]
                 return _foreign(channel, known, dialect.rendering)
             return [_render(channel, publication, value, dialect.encoding) for publication, value in checked]
 
@@ -143,12 +156,10 @@ def _encoded(envelope: dict[str, Json], dialect: Dialect) -> list[bytes]:
     return [] if notice is None else [notice]
 
 
-def _foreign(
-    channel: Channel, publications: Iterable[tuple[bytes, Position | None]], rendering: Rendering
-) -> list[bytes]:
+def _foreign(channel: Channel, publications: Iterable[_Described], rendering: Rendering) -> list[bytes]:
     """Encode publications for a foreign protocol."""
     name = channel_of(channel.key.partition(":")[2])
-    found = [rendering.publication(name, payload, position) for payload, position in publications]
+    found = [rendering.publication(name, *each) for each in publications]
     return [each for each in found if each is not None]
 
 

@@ -177,7 +177,7 @@ class ChannelOrder:
         if self._is_wanted_again:
             return  # the next fill will read it
         self._waiting.append(publication)
-        self._waiting_bytes += len(publication.payload)
+        self._waiting_bytes += publication.size
         if len(self._waiting) > WAITING_MAX or self._waiting_bytes > WAITING_MAX_BYTES:
             self._forget_waiting()
             self._is_wanted_again = True

@@ -232,12 +232,14 @@ class Fanout:
         """Check the payloads and queue passes: one for those to all subscribers, one for each addressed publication."""
         valid: list[bytes] = []
         values: list[Json] = []
+        described: dict[int, bytes] = {}
         for data in payloads:
-            payload, selector, change, event = data, None, None, None
+            payload, selector, change, event, attributes = data, None, None, None, b""
             try:
                 if data[:1] == MARK:
                     publication = read_publication(data)
                     payload, selector, change = publication.payload, publication.selector, publication.change
+                    attributes = publication.attributes
                     if publication.is_tombstone:
                         raise InvalidMessage("Malformed MessagePack")
                 self._check_size(payload)
@@ -249,7 +251,7 @@ class Fanout:
                 event = self._receive(channel.key, change)
                 if event is None:
                     continue
-            if data is payload:
+            if data is payload or (attributes and publication.position is None):
                 self._metrics.unsequenced_publications.inc()
             if selector is not None or event is not None:
                 if (
@@ -257,15 +259,17 @@ class Fanout:
                     or channel.follows_connections
                     or any(selector.selects(each) for group in channel.groups.values() for each in group)
                 ):  # else no local subscriber is addressed, and its neighbours remain one write
-                    self._batches.plain(channel, valid, values)
-                    valid, values = [], []
-                    self._batches.plain(channel, [payload], [value], selector, event)
+                    self._batches.plain(channel, valid, values, attributes=described)
+                    valid, values, described = [], [], {}
+                    self._batches.plain(channel, [payload], [value], selector, event, attributes={0: attributes})
                 if event is not None:
                     channel.heard = max(channel.heard, event.version)
             else:
+                if attributes:
+                    described[len(valid)] = attributes
                 valid.append(payload)
                 values.append(value)
-        self._batches.plain(channel, valid, values)
+        self._batches.plain(channel, valid, values, attributes=described)
 
     # -- channels with a history -------------------------------------------------------------------------------------
 
@@ -349,9 +353,10 @@ class Fanout:
         if channel is None:
             return
         if channel.groups:
-            valid = [(each.payload, value) for each, value in checked if not each.is_tombstone]
-            payloads, values = [payload for payload, _ in valid], [value for _, value in valid]
-            self._batches.plain(channel, payloads, values, selector, event)
+            valid = [(each, value) for each, value in checked if not each.is_tombstone]
+            payloads, values = [each.payload for each, _ in valid], [value for _, value in valid]
+            described = {place: each.attributes for place, (each, _) in enumerate(valid) if each.attributes}
+            self._batches.plain(channel, payloads, values, selector, event, attributes=described)
         self._batches.positioned(channel, checked, selector, event)
         if event is not None and not event.is_missed:
             channel.heard = max(channel.heard, event.version)
@@ -359,7 +364,8 @@ class Fanout:
     def _deliver_late(self, key: str, late: Late) -> None:
         channel, checked = self._hub.get(key), self._check(key, late.publication)
         if channel is not None and checked is not None and not checked[0].is_tombstone:
-            self._batches.plain(channel, [late.publication.payload], [checked[1]])
+            publication = late.publication
+            self._batches.plain(channel, [publication.payload], [checked[1]], attributes={0: publication.attributes})
 
     def _tell_gap(self, key: str, position: Position) -> None:
         _listener, on_gap = self._listeners.get(key, (None, None))

@@ -95,5 +95,5 @@ class GapFiller:
                 portions.append([])
                 size = 0
             portions[-1].append(publication)
-            size += len(publication.payload)
+            size += publication.size
         return portions

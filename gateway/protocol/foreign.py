@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from snorky.gateway.protocol.channel_names import Json
 from snorky.gateway.protocol.publication import Change, Position
 
-__all__ = ["DescribesClient", "Frontend", "Rendering", "SubscribeTerms"]
+__all__ = ["DescribesClient", "Frontend", "Rendering", "SubscribeTerms", "attributes_by"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class SubscribeTerms:
     replays_last: bool = False
 
     @classmethod
-    def of(cls, frontend: "Frontend | None") -> "SubscribeTerms":
+    def of(cls, frontend: "Frontend | None", channel: Json) -> "SubscribeTerms":
         """Return the terms of a client whose frontend has sent none: they permit nothing."""
-        return cls(data=frontend.description() if isinstance(frontend, DescribesClient) else None)
+        return cls(data=frontend.description(channel) if isinstance(frontend, DescribesClient) else None)
 
 
 class Rendering(Protocol):
@@ -55,8 +55,13 @@ class Rendering(Protocol):
     @property
     def bears_gaps(self) -> bool: ...
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
-        """Encode a publication. payload: JSON, already checked. position: None if the channel has none."""
+    def publication(
+        self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b""
+    ) -> bytes | None:
+        """Encode a publication. payload: JSON, already checked. position: None if the channel has none.
+
+        attributes: as written by `attributes.py`; b"" = it has none.
+        """
 
     def change(self, channel: Json, change: Change) -> bytes | None:
         """Encode a change of the channel's roster. Called only if `follows_connections`."""
@@ -96,7 +101,17 @@ class Frontend(Protocol):
 
 @runtime_checkable
 class DescribesClient(Protocol):
-    """A frontend that describes its client to other members of the client's channels, without its terms."""
+    """A frontend that describes its client to other clients of its channels, without its terms."""
 
-    def description(self) -> Json:
-        """Return the data of the roster entries that the client gets now, any JSON value; None = none."""
+    def description(self, channel: Json) -> Json:
+        """Return the data of the roster entry that the client gets now, by `entry_data`; None = none."""
+
+    def attributes(self, channel: Json) -> bytes:
+        """Return the attributes of what the client publishes now, as written by `attributes.py`."""
+
+
+def attributes_by(frontend: Frontend | None, channel: Json) -> bytes:
+    """Return the attributes of what a client publishes to a channel now; b"" if its protocol has none."""
+    if frontend is None or not isinstance(frontend, DescribesClient):
+        return b""
+    return frontend.attributes(channel)

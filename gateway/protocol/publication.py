@@ -2,8 +2,9 @@
 
     bare        the payload, JSON: what any Redis client publishes
     sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history;
-                `m` instead of `j`: the payload is MessagePack; ` SELECTOR` may follow
+                `m` instead of `j`: the payload is MessagePack; ` =ATTRIBUTES` and ` SELECTOR` may follow
     addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
+    described   0xC1 `2 j {"not":"=ATTRIBUTES"}` newline payload: for all subscribers, with attributes
     change      0xC1 `3 VERSION PREVIOUS_VERSION j CHANGE` newline, followed by a bare or an addressed one: an entry
                 of the channel's roster has joined, left, or changed its data
 
@@ -12,7 +13,8 @@
 0xC1 is never the first byte of JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not`
 a connection's id, `not_identity` an identity, `whole` if the payload is a whole message. VERSION grows with
 each notice of a roster (PREVIOUS_VERSION 0: there was no notice before); CHANGE is a JSON list, see `Change`. Readers
-drop publications of an unknown version, and count them.
+drop publications of an unknown version, and count them. ATTRIBUTES: see `attributes.py`. Nodes of earlier versions
+deliver a publication without them: they ignore further words of a sequenced one, and no connection has an id like that.
 
 Only nodes may publish with a header, on Redis channels of their own. The function snorky_publish has only the rights of
 its caller, so it publishes positions where any publisher could: a node treats such a position as a hint, and trusts
@@ -37,10 +39,12 @@ __all__ = [
     "UnknownVersion",
     "as_hint",
     "read_publication",
+    "rest_of_header",
     "selector_text",
     "tombstone",
     "write_addressed",
     "write_change",
+    "write_described",
     "write_version",
 ]
 
@@ -137,7 +141,7 @@ class Publication:
     """One publication. payload: JSON, not yet checked. change: the roster change that it reports, if any.
 
     fault: why the payload cannot be delivered; it is `null` then, a tombstone. "" = deliverable, or not checked yet.
-    hint: the position that a publisher claimed; not verified.
+    hint: the position that a publisher claimed; not verified. attributes: as written; b"" = it has none.
     """
 
     payload: bytes
@@ -147,6 +151,12 @@ class Publication:
     change: Change | None = None
     fault: Literal["", "invalid", "too_large"] = ""
     hint: Position | None = None
+    attributes: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """The bytes that it counts for."""
+        return len(self.payload) + len(self.attributes)
 
     @property
     def is_tombstone(self) -> bool:
@@ -163,7 +173,7 @@ def read_publication(data: bytes) -> Publication:
         if version == b"1":
             return _read_sequenced(rest, payload)
         if version == b"2":
-            return Publication(payload, selector=_read_selector(rest))
+            return _read_addressed(rest, payload)
         if version == b"3":
             return _read_change(rest, payload)
         if version == b"h":
@@ -187,6 +197,17 @@ def tombstone(publication: Publication, fault: Literal["invalid", "too_large"] =
 def write_addressed(payload: bytes, selector: Selector) -> bytes:
     """Address a publication to some of a channel's subscribers."""
     return MARK + b"2 j " + selector_text(selector) + b"\n" + payload
+
+
+def write_described(payload: bytes, attributes: bytes) -> bytes:
+    """Add attributes to a publication for all subscribers of a channel without a history."""
+    return MARK + b"2 j " + _encode({"not": f"={attributes.decode()}"}) + b"\n" + payload
+
+
+def rest_of_header(attributes: bytes, to: Selector | None) -> bytes:
+    """Write what follows the encoding in the header of a sequenced publication. to: for these subscribers only."""
+    described = b" =" + attributes if attributes else b""
+    return described if to is None else described + b" " + selector_text(to)
 
 
 def selector_text(selector: Selector) -> bytes:
@@ -225,13 +246,21 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _read_sequenced(rest: bytes, payload: bytes) -> Publication:
     fields, is_addressed, selector = rest.partition(b" {")
-    position, previous_tag, encoding = fields.decode("ascii").split(" ")[:3]
+    position, previous_tag, encoding, *words = fields.decode("ascii").split(" ")
     if encoding not in ("j", "m"):
         raise UnknownVersion("Unknown encoding")
-    publication = Publication(payload, Position.parse(position), previous_tag)
+    attributes = words[0][1:].encode() if words and words[0][:1] == "=" else b""
+    publication = Publication(payload, Position.parse(position), previous_tag, attributes=attributes)
     if is_addressed:
         publication = replace(publication, selector=_selector(b"{" + selector))
     return publication if encoding == "j" else _from_msgpack(publication)
+
+
+def _read_addressed(rest: bytes, payload: bytes) -> Publication:
+    selector = _read_selector(rest)
+    if selector.not_connection is not None and selector.not_connection[:1] == "=":
+        return Publication(payload, attributes=selector.not_connection[1:].encode())
+    return Publication(payload, selector=selector)
 
 
 def _read_selector(rest: bytes) -> Selector:

@@ -20,7 +20,7 @@ from snorky.gateway.errors import ConfigurationError, ConnectionClosed, LimitExc
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_counts import ClusterCounts
 from snorky.gateway.protocol.codec import Verbatim, channel_key, channel_name, encode_json
-from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
+from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed, write_described
 from snorky.gateway.protocol.splicing import Template
 from snorky.gateway.sdk.control_views import channel_counts, channels_page
 
@@ -63,12 +63,16 @@ class ServiceChannels:
         self._is_open = is_open
         self._counts = counts
 
-    def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
+    def publish(
+        self, service: str, channel: Any, payload: Any, *, to: Selector | None = None, attributes: bytes = b""
+    ) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
         key = channel_key(service, channel)
         data = self._encode(payload)
         if to is not None:
             data = write_addressed(data, to)
+        elif attributes:
+            data = write_described(data, attributes)
         self._metrics.publications_published.inc()
         if key in self._hub:
             self._fanout.expect(key, data)
@@ -83,17 +87,22 @@ class ServiceChannels:
         *,
         once: str | None = None,
         to: Selector | None = None,
+        attributes: bytes = b"",
     ) -> asyncio.Future[Position]:
         """Publish to a channel with a history. See Topics.publish."""
         key = channel_key(service, channel)
         data = self._encode(payload)
         self._metrics.publications_published.inc()
-        return self.history_store.publish(key, data, history, once=once, to=to)
+        return self.history_store.publish(key, data, history, once=once, to=to, attributes=attributes)
 
-    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
+    def publish_once(
+        self, service: str, channel: Any, payload: Any, once: str, *, attributes: bytes = b""
+    ) -> asyncio.Future[None]:
         """Publish with an idempotency key to a channel without a history. See Topics.publish."""
         key = channel_key(service, channel)
         data = self._encode(payload)
+        if attributes:
+            data = write_described(data, attributes)
         self._metrics.publications_published.inc()
         return self.history_store.publish_once(key, data, once)
 

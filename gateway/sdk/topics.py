@@ -37,7 +37,9 @@ class Topics:
         self._gap_notice = gap_notice
 
     @overload
-    def publish(self, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]: ...
+    def publish(
+        self, channel: Any, payload: Any, *, to: Selector | None = None, attributes: bytes = b""
+    ) -> asyncio.Future[int]: ...
 
     @overload
     def publish(
@@ -49,11 +51,12 @@ class Topics:
         once: str | None = None,
         by: Connection | None = None,
         to: Selector | None = None,
+        attributes: bytes = b"",
     ) -> asyncio.Future[Position]: ...
 
     @overload
     def publish(
-        self, channel: Any, payload: Any, *, once: str, by: Connection | None = None
+        self, channel: Any, payload: Any, *, once: str, by: Connection | None = None, attributes: bytes = b""
     ) -> asyncio.Future[None]: ...
 
     def publish(
@@ -65,6 +68,7 @@ class Topics:
         history: History | None = None,
         once: str | None = None,
         by: Connection | None = None,
+        attributes: bytes = b"",
     ) -> asyncio.Future[int] | asyncio.Future[Position] | asyncio.Future[None]:
         """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON value, or a Verbatim.
 
@@ -73,6 +77,8 @@ class Topics:
         once: an idempotency key of this channel. Publishing again with the same key within 300 s returns the same
         result and publishes nothing.
         by: the client that publishes; the bytes stored in Redis count against its quota.
+        attributes: as `write_attributes` writes them, for clients of protocols that have them. Without a history, a
+        publication with `to` has none.
 
         The future completes when Redis has the publication. Its result is the position if there is a history, None with
         `once` alone, else the number of nodes that receive the channel. This node's publications keep the order of the
@@ -84,16 +90,18 @@ class Topics:
         if is_reply(value) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
             raise LooksLikeReply
         if history is None and once is None:
-            return self._cluster.channels.publish(self._service, channel, payload, to=to)
-        charge = None if by is None else self._charge(by, channel, payload, history, once)
+            return self._cluster.channels.publish(self._service, channel, payload, to=to, attributes=attributes)
+        charge = None if by is None else self._charge(by, channel, payload, history, once, len(attributes))
         try:
             published: asyncio.Future[Position] | asyncio.Future[None]
             if history is not None:
                 published = self._cluster.channels.publish_kept(
-                    self._service, channel, payload, history, once=once, to=to
+                    self._service, channel, payload, history, once=once, to=to, attributes=attributes
                 )
             else:
-                published = self._cluster.channels.publish_once(self._service, channel, payload, once or "")
+                published = self._cluster.channels.publish_once(
+                    self._service, channel, payload, once or "", attributes=attributes
+                )
         except BaseException:
             if charge is not None:
                 charge.give_back()
@@ -122,13 +130,19 @@ class Topics:
         return self._cluster.channels.promised(self._service, channel, own)
 
     def _charge(
-        self, client: Connection, channel: Any, payload: Any, history: History | None, once: str | None
+        self,
+        client: Connection,
+        channel: Any,
+        payload: Any,
+        history: History | None,
+        once: str | None,
+        attributes_bytes: int,
     ) -> Charge:
         """Count what a publication stores in the client's quota. Raises LimitExceeded."""
         key = channel_key(self._service, channel)
         size = 0 if once is None else KEY_BYTES + len(once) + len(key)
         if history is not None:
-            size += MESSAGE_BYTES + json_size(payload)
+            size += MESSAGE_BYTES + json_size(payload) + attributes_bytes
         return self._cluster.quotas.charge(client, size, None if history is None else key)
 
     async def history(self, channel: Any, since: Position) -> list[Publication] | None:

@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.protocol.publication import MARK, Position, Publication, Selector, selector_text
+from snorky.gateway.protocol.publication import MARK, Position, Publication, Selector, rest_of_header
 
 __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 
 
 def write_sequenced(publication: Publication, to: Selector | None = None) -> bytes:
     """Encode a publication with a position as the script does."""
-    rest = b"" if to is None else b" " + selector_text(to)
     header = f"1 {publication.position} {publication.previous_tag} j".encode()
-    return MARK + header + rest + b"\n" + publication.payload
+    return MARK + header + rest_of_header(publication.attributes, to) + b"\n" + publication.payload
 
 
 def _offset(publication: Publication) -> int:
@@ -67,7 +66,13 @@ class Archive:
         return self._shelves[key]
 
     def publish(
-        self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
+        self,
+        key: str,
+        payload: bytes,
+        history: History,
+        once: str | None,
+        to: Selector | None = None,
+        attributes: bytes = b"",
     ) -> Position:
         """Publish, and store within these bounds."""
         if once is not None and (key, once) in self._once:
@@ -75,7 +80,7 @@ class Archive:
         shelf, now_s = self.shelf(key), asyncio.get_running_loop().time()
         before = shelf.position
         shelf.position = Position(before.epoch, before.offset + 1, secrets.token_hex(4))
-        publication = Publication(payload, shelf.position, before.tag)
+        publication = Publication(payload, shelf.position, before.tag, attributes=attributes)
         shelf.entries.append((now_s, publication))
         shelf.entries = [each for each in shelf.entries if each[0] > now_s - history.ttl_s][-history.size :]
         if once is not None:
@@ -130,7 +135,7 @@ class Archive:
                 found.append(publication)
         if not found or found[0].previous_tag != since.tag:
             return None
-        is_too_much = 0 < max_entries < len(found) or 0 < max_bytes < sum(len(each.payload) for each in found)
+        is_too_much = 0 < max_entries < len(found) or 0 < max_bytes < sum(each.size for each in found)
         return None if is_too_much else found
 
 
@@ -150,14 +155,21 @@ class MemoryHistory:
         """Nothing to end."""
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
+        self,
+        key: str,
+        payload: bytes,
+        history: History,
+        *,
+        once: str | None = None,
+        to: Selector | None = None,
+        attributes: bytes = b"",
     ) -> asyncio.Future[Position]:
         future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
         if self._archive.is_failing:
             future.set_exception(BrokerUnavailable(key))
             future.exception()
         else:
-            future.set_result(self._archive.publish(key, payload, history, once, to))
+            future.set_result(self._archive.publish(key, payload, history, once, to, attributes))
         return future
 
     def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:

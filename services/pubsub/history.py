@@ -29,12 +29,13 @@ class HistoryCommands(Subscribing):
         self.demand(request, "history", channel)
         await self._demand_subscriber(request, channel)
         check_allowed(self.topics.promised(channel, history_of(self.rules.find(channel_name(channel)))))
-        reply, _ = await read_history(self.topics, channel, position, count, asked)
+        has_attributes = request.connection.frontend is not None  # else its client would see them
+        reply, _ = await read_history(self.topics, channel, position, count, asked, has_attributes=has_attributes)
         return reply
 
 
 async def read_history(
-    topics: Topics, channel: Any, since: Position | None, count: int, order: Order | None
+    topics: Topics, channel: Any, since: Position | None, count: int, order: Order | None, *, has_attributes: bool
 ) -> tuple[Compound, int]:
     """Build the reply to `history` for a channel that has one; returns also its number of messages. Raises RPCError."""
     if order is not None:
@@ -43,8 +44,8 @@ async def read_history(
         )
         if since is not None and since.epoch not in ("", top.epoch):
             raise RPCError("Position is of an earlier history", "position_lost")
-        return page(publications, top), len(publications)
+        return page(publications, top, has_attributes=has_attributes), len(publications)
     if since is not None and not since.tag:
         since = await topics.locate(channel, since.epoch, since.offset) or since
     publications, top = await topics.recent(channel, count, since)
-    return kept(publications, top, since=since), len(publications)
+    return kept(publications, top, since=since, has_attributes=has_attributes), len(publications)

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any, Final
 
-from snorky.gateway import Connection, Order, Position, stated_identity
+from snorky.gateway import Connection, Order, Position, json_size, stated_identity
 from snorky.services.rpc import RPCError
 
 __all__ = [
@@ -15,12 +15,14 @@ __all__ = [
     "order_of",
     "position_of",
     "recovery_of",
+    "tags_of",
 ]
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 300  # the maximum of a recovery too
 POSITION_MAX_BYTES: Final = 200
 KEY_MAX_BYTES: Final = 255
+TAGS_MAX_BYTES: Final = 1_024  # as JSON; each push and each entry of a history has them
 _OFFSET_MAX: Final = 2**53 - 1  # integers are exact up to here in Lua and JavaScript
 
 
@@ -91,6 +93,17 @@ def once_of(key: Any, connection: Connection | None = None) -> str | None:
         return f"connection {connection.id} {key}"
     identity = hashlib.blake2b(who.encode(), digest_size=16).hexdigest()  # hashed: has no blanks
     return f"identity {identity} {key}"
+
+
+def tags_of(tags: Any) -> dict[str, str] | None:
+    """Check the tags of a publication, an object of texts; None stays None. Raises RPCError."""
+    if tags is None:
+        return None
+    if not isinstance(tags, dict) or not all(isinstance(each, str) for each in tags.values()):
+        raise _invalid()
+    if json_size(tags) > TAGS_MAX_BYTES:
+        raise _invalid()
+    return tags
 
 
 def _invalid() -> RPCError:

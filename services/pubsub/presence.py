@@ -36,7 +36,7 @@ async def present(
     """
     if topics.is_subscribed(connection, channel):
         raise AlreadySubscribed
-    terms = terms or SubscribeTerms.of(connection.frontend)
+    terms = terms or SubscribeTerms.of(connection.frontend, channel)
     entered = await rosters.enter(connection, channel, data=terms.data, identity=terms.member)
     try:
         yield

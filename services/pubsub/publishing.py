@@ -2,11 +2,21 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from snorky.gateway import Access, ChannelRule, Connection, Selector, Verbatim, channel_name, history_of
+from snorky.gateway import (
+    Access,
+    ChannelRule,
+    Connection,
+    Selector,
+    Verbatim,
+    attributes_by,
+    channel_name,
+    history_of,
+    write_attributes,
+)
 from snorky.services.pubsub.history import HistoryCommands
 from snorky.services.pubsub.parameters import once_of
 from snorky.services.requests import check_allowed, demand_allowed
@@ -57,14 +67,25 @@ class PublishCommands(HistoryCommands):
         *,
         by: Connection | None = None,
         to: Selector | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> "asyncio.Future[Any]":
-        """As `publish_from_backend`; the result is that of `Topics.publish`. to: send it only to these subscribers."""
+        """As `publish_from_backend`; the result is that of `Topics.publish`. to: send it only to these subscribers.
+
+        tags: for clients of protocols that have them; not with `by`.
+        """
+        attributes = b""
+        if tags:
+            attributes = write_attributes(tags=tags)
+        elif by is not None and by.frontend is not None:
+            attributes = attributes_by(by.frontend, channel)
         history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
-            return self.topics.publish(channel, message, history=history, once=once, by=by, to=to)
+            return self.topics.publish(
+                channel, message, history=history, once=once, by=by, to=to, attributes=attributes
+            )
         if once is not None:
-            return self.topics.publish(channel, message, once=once, by=by)
-        return self.topics.publish(channel, message, to=to)
+            return self.topics.publish(channel, message, once=once, by=by, attributes=attributes)
+        return self.topics.publish(channel, message, to=to, attributes=attributes)
 
     def _demand_publish(
         self, request: Request, channel: Any, message: Any, once: str | None

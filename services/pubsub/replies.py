@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
+from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery, read_attributes
 from snorky.services.pubsub.clients import client, clients_page
 from snorky.services.rpc import RPCError
 
@@ -36,17 +36,20 @@ NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
 }  # for a channel without history
 
 
-def recovered(recovery: Recovery, channel: Any, notification: Any) -> Compound:
+def recovered(recovery: Recovery, channel: Any, notification: Any, *, has_attributes: bool) -> Compound:
     """Build the reply to a client that recovers.
 
     Publications beyond REPLY_MAX_BYTES follow the reply as notifications. If the client's outbox has no room for all
-    of it, the reply says `recovered: false` instead. notification: the shape of these notifications.
+    of it, the reply says `recovered: false` instead. notification: the shape of these notifications. has_attributes:
+    messages with their attributes, for clients of other protocols.
     """
     first, rest = _portion(recovery.publications, REPLY_MAX_BYTES)
     position = recovery.position
     if rest:
         position = _before(rest[0])
-    reply = _compound(first, position, is_recovered=recovery.is_recovered, is_checked=True)
+    reply = _compound(
+        first, position, is_recovered=recovery.is_recovered, is_checked=True, has_attributes=has_attributes
+    )
     reply.follow(channel, notification, rest)
     reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}
     return reply
@@ -93,14 +96,17 @@ def _with(reply: Compound | dict[str, Any] | None, fields: dict[str, Any]) -> Co
     return reply
 
 
-def kept(publications: Sequence[Publication], top: Position, *, since: Position | None) -> Compound:
+def kept(
+    publications: Sequence[Publication], top: Position, *, since: Position | None, has_attributes: bool
+) -> Compound:
     """Build the reply to `history`. Its `recovered`: the messages follow `since` without a gap."""
-    return _compound(publications, top, is_recovered=since is None or _follows(publications, top, since))
+    is_recovered = since is None or _follows(publications, top, since)
+    return _compound(publications, top, is_recovered=is_recovered, has_attributes=has_attributes)
 
 
-def page(publications: Sequence[Publication], top: Position) -> Compound:
+def page(publications: Sequence[Publication], top: Position, *, has_attributes: bool) -> Compound:
     """Build the reply to `history` with an order."""
-    return _compound(publications, top)
+    return _compound(publications, top, has_attributes=has_attributes)
 
 
 def members(found: Sequence[Member]) -> dict[str, Any]:
@@ -141,10 +147,10 @@ def _follows(publications: Sequence[Publication], top: Position, since: Position
 def _portion(
     publications: Sequence[Publication], max_bytes: int
 ) -> tuple[Sequence[Publication], Sequence[Publication]]:
-    """Split publications into the first ones whose payloads fit into max_bytes, and the rest."""
+    """Split publications into the first ones that fit into max_bytes, and the rest."""
     size = 0
     for at, publication in enumerate(publications):
-        size += len(publication.payload)
+        size += publication.size
         if size > max_bytes:
             return publications[:at], publications[at:]
     return publications, ()
@@ -163,9 +169,14 @@ def _compound(
     *,
     is_recovered: bool | None = None,
     is_checked: bool = False,
+    has_attributes: bool = False,
 ) -> Compound:
     compound = Compound()
     messages = [_message(compound, each, is_checked) for each in publications]
+    if has_attributes:
+        for message, publication in zip(messages, publications, strict=True):
+            for name, value in read_attributes(publication.attributes).items():
+                message[name] = compound.enclose(msgspec.json.encode(value), is_checked=True)
     recovery = {} if is_recovered is None else {"recovered": is_recovered}
     compound.value = {"position": str(position), **recovery, "messages": messages}
     return compound

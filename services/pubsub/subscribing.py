@@ -56,7 +56,7 @@ class Subscribing(PresenceCommands):
             if history is not None and is_recovering and rule.recovery:
                 shape, since = self.notification(channel), await self.located(channel, since)
                 recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
-                reply = recovered(recovery, channel, shape)
+                reply = recovered(recovery, channel, shape, has_attributes=connection.frontend is not None)
                 fields = reply.value if isinstance(reply.value, dict) else {}
             else:  # held, so that the notification comes first
                 async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):
@@ -99,7 +99,7 @@ class Subscribing(PresenceCommands):
                 if history is not None and is_recovering and rule.recovery:
                     shape, since = self.notification(channel), await self.located(channel, since)
                     recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
-                    return recovered(recovery, channel, shape)
+                    return recovered(recovery, channel, shape, has_attributes=connection.frontend is not None)
                 if terms is not None:
                     if not self.permits(request, "history", channel, grant, is_subscribing=True):
                         terms = replace(terms, replays_last=False)

@@ -11,7 +11,7 @@ from typing import Any
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
 from snorky.gateway.redis.cluster.slot_queue import SlotQueues
 from snorky.gateway.redis.connection.pipeline import fail
@@ -50,14 +50,14 @@ class ClusterAppender:
         await asyncio.gather(*(each.stop() for each in self._appenders.values()), *self._stopping)
 
     def append(
-        self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
+        self, key: str, payload: bytes, history: History, once: str | None, rest: bytes = b""
     ) -> "asyncio.Future[Position]":
         """See Appender.append."""
         name = channel_name(self._prefix, key)
 
         def send() -> "asyncio.Future[Any] | None":
             appender = self._of(name)
-            return None if appender is None else appender.append(key, payload, history, once, to)
+            return None if appender is None else appender.append(key, payload, history, once, rest)
 
         return self._send(name, send)
 

@@ -24,7 +24,7 @@ import hiredis
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Position, Selector, selector_text
+from snorky.gateway.protocol.publication import MARK, Position
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
@@ -60,9 +60,12 @@ class Appender(Protocol):
         """Close all connections; pending publications fail. Idempotent."""
 
     def append(
-        self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
+        self, key: str, payload: bytes, history: History, once: str | None, rest: bytes = b""
     ) -> "asyncio.Future[Position]":
-        """Queue one publication. See HistoryStore.publish; the future may also raise PublishRefused."""
+        """Queue one publication. See HistoryStore.publish; the future may also raise PublishRefused.
+
+        rest: by `rest_of_header`.
+        """
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         """Queue one publication without history. See HistoryStore.publish_once; may also raise PublishRefused."""
@@ -116,10 +119,9 @@ class HistoryAppender(Publisher):
         await super().stop()
 
     def append(
-        self, key: str, payload: bytes, history: History, once: str | None, to: Selector | None = None
+        self, key: str, payload: bytes, history: History, once: str | None, rest: bytes = b""
     ) -> "asyncio.Future[Position]":
         """See Appender.append."""
-        rest = b"" if to is None else b" " + selector_text(to)
         if once is not None:
             self._end_batch(key)
             return self._queue(self._script(key, [(payload, rest)], history, once))
@@ -155,8 +157,9 @@ class HistoryAppender(Publisher):
         publications: at least one; each a payload, and the rest of its header. history: None = they get no positions.
         """
         (payload, rest), *further = publications
-        # only nodes may publish positions
-        name = (channel_name if history is None else node_channel_name)(self._prefix, key)
+        # only nodes may publish positions, or attributes
+        is_bare = history is None and payload[:1] != MARK
+        name = (channel_name if is_bare else node_channel_name)(self._prefix, key)
         size, ttl_ms = (b"0", b"0") if history is None else (b"%d" % history.size, _milliseconds(history.ttl_s))
         keep_s = OWN_S if once is None else ONCE_S
         once = "own " + secrets.token_hex(8) if once is None else "given " + once

@@ -16,7 +16,7 @@ from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, Order
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Position, Publication, Selector, tombstone
+from snorky.gateway.protocol.publication import Position, Publication, Selector, rest_of_header, tombstone
 from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
@@ -79,9 +79,16 @@ class RedisHistory:
         await self._commands.stop()
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
+        self,
+        key: str,
+        payload: bytes,
+        history: History,
+        *,
+        once: str | None = None,
+        to: Selector | None = None,
+        attributes: bytes = b"",
     ) -> "asyncio.Future[Position]":
-        return self._appender.append(key, payload, history, once, to)
+        return self._appender.append(key, payload, history, once, rest_of_header(attributes, to))
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         return self._appender.publish_once(key, payload, once)
@@ -109,7 +116,7 @@ class RedisHistory:
                     return None
             for publication, position in page[1]:
                 found.append(publication)
-                size += len(publication.payload)
+                size += publication.size
                 since = position
             if max_bytes and size > max_bytes:
                 return None
@@ -203,7 +210,7 @@ class RedisHistory:
             last, is_full = page[0], len(page[1]) < count
             for publication, position in page[1]:
                 found.append(publication)
-                size += len(publication.payload)
+                size += publication.size
                 since = position
         return found
 
@@ -228,8 +235,9 @@ class RedisHistory:
         return [state_key(self._prefix, key), stream_key(self._prefix, key)]
 
 
-def _publication(payload: bytes | None, position: Position, previous_tag: str) -> Publication:
-    """Make a publication, or a tombstone. payload: None = too large, Redis did not send it."""
+def _publication(entry: bytes | list[Any] | None, position: Position, previous_tag: str) -> Publication:
+    """Make a publication, or a tombstone. entry: a payload, or a payload and attributes; None = see `read.lua`."""
+    payload, attributes = entry if isinstance(entry, list) else (entry, b"")
     if payload is None:
         return tombstone(Publication(b"", position, previous_tag), "too_large")
-    return Publication(payload, position, previous_tag)
+    return Publication(payload, position, previous_tag, attributes=attributes)

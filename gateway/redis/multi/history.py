@@ -39,9 +39,16 @@ class SpreadHistory:
         await asyncio.gather(*(history_store.stop() for history_store in self._histories))
 
     def publish(
-        self, key: str, payload: bytes, history: History, *, once: str | None = None, to: Selector | None = None
+        self,
+        key: str,
+        payload: bytes,
+        history: History,
+        *,
+        once: str | None = None,
+        to: Selector | None = None,
+        attributes: bytes = b"",
     ) -> "asyncio.Future[Position]":
-        return self._histories.of(key).publish(key, payload, history, once=once, to=to)
+        return self._histories.of(key).publish(key, payload, history, once=once, to=to, attributes=attributes)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         return self._histories.of(key).publish_once(key, payload, once)

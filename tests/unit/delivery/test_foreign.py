@@ -30,7 +30,9 @@ class Rendering:
         self.bears_gaps = True
         self.rendered: list[tuple[Json, Json, Position | None]] = []
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes | None:
+    def publication(
+        self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b""
+    ) -> bytes | None:
         value = decode_json(payload)
         self.rendered.append((channel, value, position))
         return None if isinstance(value, int) and value % 2 else b"<%b>" % payload

@@ -21,6 +21,7 @@ from snorky.gateway.errors import InvalidMessage, ServiceNotPermitted, UnknownSe
 from snorky.gateway.http.backend.routes import BackendHandler, Sender
 from snorky.gateway.http.protocols.centrifuge import replies
 from snorky.gateway.http.protocols.centrifuge.codes import ErrorCode, error, error_of
+from snorky.gateway.protocol.attributes import ATTRIBUTES
 from snorky.gateway.protocol.codec import Envelope, decode_json, encode_json
 
 __all__ = ["CentrifugeAPI", "key_in"]
@@ -162,7 +163,8 @@ async def _publish(caller: _Caller, params: dict[str, Any]) -> dict[str, Any]:
 
 async def _publish_to(caller: _Caller, channel: str, params: dict[str, Any]) -> dict[str, Any]:
     key = params.get("idempotency_key") or None
-    data = await caller.call(PUBLISHING, "publish", channel=channel, message=_data(params), key=key, withPosition=True)
+    asked = {"message": _data(params), "key": key, "withPosition": True, "tags": params.get("tags")}
+    data = await caller.call(PUBLISHING, "publish", channel=channel, **asked)
     return {} if data["position"] is None else replies.position(data["position"])
 
 
@@ -258,7 +260,10 @@ async def _history(caller: _Caller, params: dict[str, Any]) -> dict[str, Any]:
     if data["position"] is None:
         raise _Failed(error(ErrorCode.NOT_AVAILABLE))
     kept = [each for each in data["messages"] if not each.get("tombstone")]
-    found = [{"data": each["message"], "offset": each["offset"]} for each in kept]
+    found = [
+        {"data": each["message"], "offset": each["offset"]} | {name: each[name] for name in ATTRIBUTES if name in each}
+        for each in kept
+    ]
     return {"publications": found, **replies.position(data["position"])}
 
 

@@ -27,9 +27,11 @@ from snorky.gateway.http.protocols.centrifuge.commands import (
     envelope_of,
     positions_of,
 )
+from snorky.gateway.http.protocols.centrifuge.description import Description
 from snorky.gateway.http.protocols.centrifuge.forms import Form, json_of
-from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB, client_info, conn_info_in, push
+from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB, client_info, push
 from snorky.gateway.http.websocket.protocol import Endpoint
+from snorky.gateway.protocol.attributes import ATTRIBUTES
 from snorky.gateway.protocol.codec import Envelope, Json, channel_key, channel_name
 
 __all__ = ["EMULATION", "CentrifugeClient", "Wire"]
@@ -69,7 +71,7 @@ class CentrifugeClient:
     __slots__ = (
         "_command",
         "_connection",
-        "_described",
+        "_description",
         "_early",
         "_early_bytes",
         "_endpoint",
@@ -110,7 +112,7 @@ class CentrifugeClient:
         self._subs: dict[str, Any] | None = None  # the server's subscriptions, while they are made
         self._subs_bytes = 0
         self._task: asyncio.Task[None] | None = None
-        self._described: tuple[Mapping[str, Any], Json] = ({}, None)  # the claims, and `conn_info` by them
+        self._description = Description(connection, endpoint.node.auth.grants)
 
     @property
     def has_begun(self) -> bool:
@@ -192,17 +194,13 @@ class CentrifugeClient:
         found = self._since.get(channel) if isinstance(channel, str) else None
         return None if found is None else found[1]
 
-    def description(self) -> Json:
-        """See `DescribesClient`: the claim `info`. If it is too large, the client has none, and remains connected."""
-        connection, (claims, info) = self._connection, self._described
-        if claims is not connection.claims:
-            info = None
-            try:
-                info = conn_info_in(connection.claims)
-            except InvalidMessage as error:
-                _log.warning("info of a token is left out", connection=connection.id, error=str(error))
-            self._described = connection.claims, info
-        return info
+    def description(self, channel: Json) -> Json:
+        """See `DescribesClient`."""
+        return self._description.entry(channel)
+
+    def attributes(self, channel: Json) -> bytes:
+        """See `DescribesClient`."""
+        return self._description.attributes(channel)
 
     def take(self, envelope: Mapping[str, Any]) -> bool | None:
         """See `Frontend`: later commands of a client without a WebSocket."""
@@ -321,7 +319,7 @@ class CentrifugeClient:
         channel = message["channel"]
         if self._subs is not None and channel in self._subs:
             since = self._since.get(channel)
-            self._subs_bytes += sum(len(each["message"] or b"") for each in message.get("messages", ()))
+            self._subs_bytes += sum(map(_size_of, message.get("messages", ())))
             if self._subs_bytes > self._most_bytes:  # as if they were too many to recover
                 message = {**message, "recovered": False, "messages": ()}
             self._subs[channel] = replies.subscribed(message, None if since is None else since[0])
@@ -334,7 +332,7 @@ class CentrifugeClient:
         if not self._endpoint.registry[PUBSUB].sends_presence_events(channel):
             return []
         connection = self._connection
-        info = client_info(connection.identity, connection.id, self.description())
+        info = client_info(connection.identity, connection.id, self.description(channel))
         return [push(channel, "join", {"info": info})]
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -373,6 +371,11 @@ _CLOSE_CODES: Final = {"Token not valid yet": CloseCode.RECONNECT, "Revoked": Cl
 def _reply(number: int, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Build a reply. kind: the method, or "error"."""
     return {"id": number, kind: content}
+
+
+def _size_of(message: Mapping[str, Any]) -> int:
+    """Return the bytes of a recovered message."""
+    return sum(len(message.get(each) or b"") for each in ("message", *ATTRIBUTES))
 
 
 def _is_channel(name: Any) -> bool:

@@ -2,8 +2,9 @@
 
 A message is an object, as in the JSON form; what Protocol Buffers leave out (zero, false, empty) is missing in it. Its
 fields are in a table: name -> (number, type). Types: "uint", "int", "bool", "text", "bytes", "json" (bytes that are
-JSON), the name of a message, "*" and a name (repeated), "@" and a name (a map from texts to messages). A "json" field
-is decoded as `Verbatim`: these clients receive the bytes that they publish.
+JSON), the name of a message, "*" and a name (repeated), "@" and a name (a map from texts to messages), "@text" (a map
+from texts to texts, only in what is encoded). A "json" field is decoded as `Verbatim`: these clients receive the bytes
+that they publish.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,8 @@ __all__ = ["FIELDS_MAX", "delimited", "encode_publication", "encode_reply", "rea
 
 _Fields = Mapping[str, tuple[int, str]]
 
-_PUBLICATION: Final = {"data": (4, "json"), "offset": (6, "uint")}
-_INFO: Final = {"user": (1, "text"), "client": (2, "text"), "conn_info": (3, "json")}
+_PUBLICATION: Final = {"data": (4, "json"), "info": (5, "ClientInfo"), "offset": (6, "uint"), "tags": (7, "@text")}
+_INFO: Final = {"user": (1, "text"), "client": (2, "text"), "conn_info": (3, "json"), "chan_info": (4, "json")}
 _TTL: Final = {"expires": (1, "bool"), "ttl": (2, "uint")}
 _ABOUT: Final = {"client": (1, "text"), "version": (2, "text"), "expires": (3, "bool"), "ttl": (4, "uint")}
 _CHANNEL: Final = {"channel": (1, "text")}
@@ -216,6 +217,8 @@ def _encode(name: str, message: Mapping[str, Any]) -> bytes:
             found += tag + delimited(bytes(value) if isinstance(value, msgspec.Raw) else encode_json(value))
         elif kind[0] == "*":
             found += b"".join(tag + delimited(_encode(kind[1:], each)) for each in value)
+        elif kind == "@text":
+            found += b"".join(tag + delimited(_entry(key, each.encode())) for key, each in value.items())
         elif kind[0] == "@":
             found += b"".join(tag + delimited(_entry(key, _encode(kind[1:], each))) for key, each in value.items())
         else:

@@ -5,14 +5,16 @@ from typing import Any, Final
 
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, payload_of
+from snorky.gateway.protocol.attributes import infos_in, read_attributes
 from snorky.gateway.protocol.codec import Encoding, Json, json_size
 from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect, binary_frame, text_frame
 
-__all__ = ["DIALECTS", "INFO_MAX_BYTES", "PUBSUB", "STREAM_DIALECTS", "client_info", "conn_info_in", "pub", "push"]
+__all__ = ["DIALECTS", "INFO_MAX_BYTES", "PUBSUB", "STREAM_DIALECTS", "checked_info", "client_info", "pub", "push"]
 
 PUBSUB: Final = "pubsub"  # the only service that these clients have channels of
-INFO_MAX_BYTES: Final = 4_096  # of the claim `info`: each join, each leave and each list of a channel's clients has it
+# of the claim `info` of each token: each join, each leave, each list of a channel's clients and each publication has it
+INFO_MAX_BYTES: Final = 4_096
 
 
 def push(channel: Json, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,29 +22,27 @@ def push(channel: Json, kind: str, content: Mapping[str, Any]) -> dict[str, Any]
     return {"push": {"channel": channel, kind: content}}
 
 
-def pub(payload: bytes, offset: int | None) -> dict[str, Any]:
-    """Build a publication. payload: JSON. offset: None = it has none."""
-    return {"data": payload_of(payload)} | ({} if offset is None else {"offset": offset})
+def pub(payload: bytes, offset: int | None, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Build a publication. payload: JSON. offset: None = it has none. attributes: as `read_attributes` returns them."""
+    place = {} if offset is None else {"offset": offset}
+    return {"data": payload_of(payload), **place, **attributes}
 
 
-def conn_info_in(claims: Mapping[str, Any]) -> Json:
-    """Return what a connection token says about its client to other clients; None = nothing.
+def checked_info(info: Json) -> Json:
+    """Return what a token says about its client to other clients; None = nothing.
 
     Raises InvalidMessage: it is not strict JSON, or more than INFO_MAX_BYTES.
     """
-    info: Json = claims.get("info")
     if info is not None and json_size(info) > INFO_MAX_BYTES:
         raise InvalidMessage("Too large")
     return info
 
 
-def client_info(identity: str | None, connection_id: str, conn_info: Json) -> dict[str, Json]:
-    """Build the description of a client. identity: None or the connection's id = it has none. conn_info: likewise."""
+def client_info(identity: str | None, connection_id: str, data: Json) -> dict[str, Json]:
+    """Build the description of a client. identity: None or the connection's id = none. data: see `entry_data`."""
     user = "" if identity is None or identity == connection_id else identity
-    info: dict[str, Json] = {"user": user, "client": connection_id}
-    if conn_info is not None:
-        info["conn_info"] = conn_info
-    return info
+    found = zip(("conn_info", "chan_info"), infos_in(data), strict=True)
+    return {"user": user, "client": connection_id, **{name: info for name, info in found if info is not None}}
 
 
 class _PushRendering:
@@ -55,9 +55,13 @@ class _PushRendering:
     def __init__(self, form: Form) -> None:
         self._form = form
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
+    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
         """See `Rendering`."""
-        return self._form.publication(_name(channel), payload, None if position is None else position.offset)
+        offset = None if position is None else position.offset
+        if attributes:
+            described = pub(payload, offset, read_attributes(attributes))
+            return self._form.encode(push(_name(channel), "pub", described))
+        return self._form.publication(_name(channel), payload, offset)
 
     def change(self, channel: Json, change: Change) -> bytes | None:
         """See `Rendering`."""

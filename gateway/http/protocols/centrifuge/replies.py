@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from snorky.gateway.http.protocols.centrifuge.rendering import client_info, pub
+from snorky.gateway.protocol.attributes import ATTRIBUTES
 
 __all__ = ["history", "place", "position", "presence", "publications", "stats", "subscribed", "tokens_end"]
 
@@ -60,4 +63,9 @@ def tokens_end(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def publications(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Build publications. Tombstones are left out: the clients bear offsets that jump."""
-    return [pub(each["message"], each.get("offset")) for each in messages if not each.get("tombstone")]
+    known = [each for each in messages if not each.get("tombstone")]
+    return [pub(each["message"], each.get("offset"), _attributes(each)) for each in known]
+
+
+def _attributes(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: msgspec.json.decode(message[name]) for name in ATTRIBUTES if name in message}

@@ -31,6 +31,7 @@ from snorky.gateway.http.protocols.pusher.events import (
 from snorky.gateway.http.protocols.pusher.names import ChannelKind, is_channel, kind_of, socket_id_of
 from snorky.gateway.http.protocols.pusher.signatures import is_signed
 from snorky.gateway.http.websocket.protocol import Endpoint
+from snorky.gateway.protocol.attributes import entry_data, infos_in
 from snorky.gateway.protocol.codec import Envelope, Json, decode_json
 from snorky.gateway.protocol.foreign import SubscribeTerms
 from snorky.gateway.protocol.identities import identity_text
@@ -166,7 +167,7 @@ class PusherClient:
             raise InvalidMessage("A presence channel needs channel_data with a user_id, or a user who has signed in")
         identity = _user_id(member.get("id" if described is None else "user_id"))
         return SubscribeTerms(
-            operations, identity, member.get("user_info"), lists_members=True, replays_last=kind.is_cache
+            operations, identity, entry_data(member.get("user_info")), lists_members=True, replays_last=kind.is_cache
         )
 
     def _send(self, event: Event, envelope: Envelope, size: int) -> None:
@@ -282,7 +283,7 @@ class PusherClient:
         found = data if isinstance(data, dict) else {}
         about: dict[str, Any] = {}
         if "members" in found:
-            members = found["members"]
+            members = {name: infos_in(data)[0] for name, data in found["members"].items()}
             about = {"presence": {"count": len(members), "ids": list(members), "hash": members}}
         succeeded = encode_event("pusher_internal:subscription_succeeded", about, channel)
         if not kind_of(channel).is_cache:

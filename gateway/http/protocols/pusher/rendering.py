@@ -8,6 +8,7 @@ from typing import Any, Final
 from snorky.gateway.http.protocols.pusher.events import encode_event, encode_publication
 from snorky.gateway.http.protocols.pusher.names import kind_of
 from snorky.gateway.http.sockjs.frames import SESSION_DIALECT
+from snorky.gateway.protocol.attributes import infos_in
 from snorky.gateway.protocol.codec import Encoding, Json
 from snorky.gateway.protocol.publication import Change, Position
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
@@ -26,7 +27,7 @@ class EventRendering:
     def __init__(self, service: str) -> None:
         self.service = service
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
+    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
         """See `Rendering`."""
         return encode_publication(_name(channel), payload)
 
@@ -35,7 +36,7 @@ class EventRendering:
         name, kind = _name(channel), _CHANGES.get(change.kind)
         if kind is None or not change.is_identity or not kind_of(name).is_presence:
             return None
-        info = {} if change.kind == "-" else {"user_info": change.data}
+        info = {} if change.kind == "-" else {"user_info": infos_in(change.data)[0]}
         return encode_event(kind, {"user_id": change.identity, **info}, name)
 
     def notice(self, envelope: Mapping[str, Any]) -> None:

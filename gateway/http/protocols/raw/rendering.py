@@ -25,7 +25,7 @@ class RawRendering:
     def __init__(self, *, is_text: bool) -> None:
         self._is_text = is_text
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
+    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
         """See `Rendering`."""
         if self._is_text and payload.lstrip()[:1] == b'"':
             text: str = msgspec.json.decode(payload, type=str)

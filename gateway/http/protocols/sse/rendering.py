@@ -42,7 +42,7 @@ class EventRendering:
     def __init__(self, *, has_several: bool) -> None:
         self._has_several = has_several
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None) -> bytes:
+    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
         """See `Rendering`. Line breaks in JSON are only layout: they would end the line of the event."""
         if b"\n" in payload or b"\r" in payload:
             payload = payload.translate(_BREAKS_TO_SPACES)

@@ -8,7 +8,8 @@
 --      been migrated; absent: runs are not compared
 -- State: run of the server that wrote it; epoch, offset and tag of the last entry; marks: "MS:OFFSET ...", the offset
 -- reached at each time, from which expired offsets are computed; next_ms: when the next mark is due.
--- An entry is OFFSET-0 with tag, predecessor's tag and payload, in this order.
+-- An entry is OFFSET-0 with tag, predecessor's tag, payload, and attributes if the rest of the header has any, in this
+-- order.
 -- Returns EPOCH:OFFSET:TAG, or '' if the channel has no history. Of several publications: EPOCH, the last OFFSET, and all
 -- tags, separated by blanks.
 if KEYS[3] then
@@ -65,7 +66,13 @@ for number = 0, last do
   offset, previous, mixed = offset + 1, new, mix(mixed)
   new = entropy .. format('%08x', mixed)
   local id = format('%d-0', offset)
-  if ARGV[4] == '0' or number < last then
+  local attributes = rest ~= '' and string.match(rest, '^ =(%S+)')
+  if attributes then
+    redis.call('XADD', KEYS[2], id, 't', new, 'p', previous, 'd', payload, 'a', attributes)
+    if ARGV[4] ~= '0' and number == last then
+      redis.call('XTRIM', KEYS[2], 'MAXLEN', ARGV[4])
+    end
+  elseif ARGV[4] == '0' or number < last then
     redis.call('XADD', KEYS[2], id, 't', new, 'p', previous, 'd', payload)
   else
     redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], id, 't', new, 'p', previous, 'd', payload)

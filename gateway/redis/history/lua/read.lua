@@ -5,8 +5,9 @@
 --                            runs of a Cluster's primaries: if this server's run is among them, the slot may have been
 --                            migrated from any of them
 -- Returns {offset of the last entry, tag, payload, tag, payload, ...}, or {} if the position cannot be read from. A
--- payload that is too large is nil.
+-- payload that is too large is nil. If an entry has attributes, {payload, attributes} is in place of its payload.
 local STEP = 16 -- entries: small, because one read may return much more than max_bytes
+local ATTRIBUTES_MAX_BYTES = 65536 -- nodes write less; longer ones are left out
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'lost', 'run')
 local before, runs = state[5], ARGV[8]
@@ -43,7 +44,11 @@ while count > 0 and not is_full do
       return {}
     end
     local payload = #fields[6] <= payload_max_bytes and fields[6]
+    local attributes = payload and fields[8]
     bytes = bytes + (payload and #payload or 0)
+    if attributes and #attributes <= ATTRIBUTES_MAX_BYTES then
+      bytes, payload = bytes + #attributes, {payload, attributes}
+    end
     if bytes > max_bytes and #answer > 1 then
       is_full = true
       break

@@ -5,8 +5,8 @@
 --                       offset that the first entry follows in this order, '' = begin at the end
 -- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, in the order asked for; {} if the
 -- channel has no history, or another run of the server wrote it (call `position.lua` to continue it). A payload that is
--- too large is nil.
-local STEP = 16 -- as in read.lua
+-- too large is nil; attributes are as in read.lua.
+local STEP, ATTRIBUTES_MAX_BYTES = 16, 65536 -- as in read.lua
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'run')
 local runs = ARGV[4]
@@ -30,7 +30,11 @@ while count > 0 and not is_full do
   for _, entry in ipairs(entries) do
     local fields = entry[2]
     local payload = #fields[6] <= payload_max_bytes and fields[6]
+    local attributes = payload and fields[8]
     bytes = bytes + (payload and #payload or 0)
+    if attributes and #attributes <= ATTRIBUTES_MAX_BYTES then
+      bytes, payload = bytes + #attributes, {payload, attributes}
+    end
     if bytes > max_bytes and #answer > 1 then
       is_full = true
       break

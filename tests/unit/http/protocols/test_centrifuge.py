@@ -14,7 +14,7 @@ from snorky.gateway.http.protocols.centrifuge.codes import disconnect_of, error_
 from snorky.gateway.http.protocols.centrifuge.commands import Unavailable, command_of, envelope_of, positions_of
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, json_of, payload_of
 from snorky.gateway.http.protocols.centrifuge.protobuf import FIELDS_MAX, delimited, read_commands
-from snorky.gateway.http.protocols.centrifuge.rendering import INFO_MAX_BYTES, client_info, conn_info_in, pub, push
+from snorky.gateway.http.protocols.centrifuge.rendering import INFO_MAX_BYTES, checked_info, client_info, pub, push
 from snorky.gateway.protocol.codec import Envelope
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import settle
@@ -196,7 +196,7 @@ def test_clients_come_back_after_the_codes_after_which_snorkys_own_do() -> None:
 def test_publications_are_encoded_as_other_pushes_are(form: Form, offset: int | None) -> None:
     for channel in ("", "a", 'quoted "\\€', "x" * 255):
         for payload in (b"1", b'"\xe2\x82\xac"', b'{"a": [1, 2]}', b'"%b"' % (b"x" * 70_000)):
-            expected = form.encode(push(channel, "pub", pub(payload, offset)))
+            expected = form.encode(push(channel, "pub", pub(payload, offset, {})))
             assert form.publication(channel, payload, offset) == expected
 
 
@@ -214,14 +214,14 @@ def test_data_of_a_reply_may_contain_payloads_and_must_be_json() -> None:
 
 def test_info_of_a_client_is_any_strict_json_up_to_a_size() -> None:
     for info in (None, 0, False, "", [], {"name": "Ann"}, "x" * (INFO_MAX_BYTES - 2), "€" * (INFO_MAX_BYTES // 3 - 1)):
-        assert conn_info_in({"sub": "ann", "info": info}) == info
-    assert conn_info_in({"sub": "ann"}) is None
+        assert checked_info(info) == info
+    assert checked_info(None) is None
     deep: list[Any] = []
     for _ in range(40):
         deep = [deep]
     for wrong in ("x" * (INFO_MAX_BYTES - 1), "€" * (INFO_MAX_BYTES // 3), "\ud83d", float("nan"), 2**64, deep):
         with pytest.raises(InvalidMessage):
-            conn_info_in({"info": wrong})
+            checked_info(wrong)
 
 
 def test_client_without_info_has_no_conn_info() -> None:
