@@ -1,19 +1,17 @@
 """Centrifuge clients: `conn_info`, the claim `info` of a token, in presence, joins and leaves, on all nodes."""
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import aiohttp
 import cent
 import pytest
-from centrifuge.protocol import client_pb2  # type: ignore[import-untyped]  # ships no annotations
-from google.protobuf import json_format
-from google.protobuf.internal import decoder, encoder
 
 from tests.support.clients import pusher
 from tests.support.clients.centrifuge import CentrifugeClient, connected, dialled
+from tests.support.clients.centrifuge_protobuf import connected_by_protobuf
 from tests.support.processes.nodes import NodeProcess
 from tests.support.scenarios.centrifuge_nodes import token
 from tests.support.scenarios.protocol_nodes import ENV as NODE_ENV
@@ -39,51 +37,6 @@ ADDED: Final = "pusher_internal:member_added"
 ANN: Final = {"name": "Ann €", "avatar": "/a.png", "n": [1, None]}
 
 Connect = Callable[[str, str], AbstractAsyncContextManager[CentrifugeClient]]
-
-
-class ProtobufClient(CentrifugeClient):
-    """The same client in Protocol Buffers, by the library of Centrifugo's makers."""
-
-    async def send(self, *commands: Any) -> None:
-        data = b""
-        for each in commands:
-            written = json_format.ParseDict(each, client_pb2.Command()).SerializeToString()
-            data += encoder._VarintBytes(len(written)) + written  # type: ignore[attr-defined]
-        await self._socket.send_bytes(data)
-
-    async def _hear(self) -> None:
-        frame = await self._socket.receive()
-        assert frame.type is aiohttp.WSMsgType.BINARY, frame
-        at = 0
-        while at < len(frame.data):
-            size, at = decoder._DecodeVarint(frame.data, at)  # type: ignore[attr-defined]
-            self.heard.append(_plain(client_pb2.Reply.FromString(frame.data[at : at + size])))
-            at += size
-
-
-def _plain(message: Any) -> Any:
-    """Return a message as an object as in the JSON form; nothing in these tests is repeated."""
-    found: dict[str, Any] = {"user": ""} if message.DESCRIPTOR.name == "ClientInfo" else {}
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_BYTES:
-            found[field.name] = json.loads(value)
-        elif field.type != field.TYPE_MESSAGE:
-            found[field.name] = value
-        elif field.message_type.GetOptions().map_entry:
-            found[field.name] = {key: _plain(each) for key, each in value.items()}
-        else:
-            found[field.name] = _plain(value)
-    return found
-
-
-@asynccontextmanager
-async def connected_by_protobuf(url: str, token: str = "") -> AsyncIterator[CentrifugeClient]:
-    """As `connected`."""
-    async with aiohttp.ClientSession() as http:
-        async with http.ws_connect(f"{url}/connection/websocket?format=protobuf") as socket:
-            client = ProtobufClient(socket)
-            await client.call("connect", token=token)
-            yield client
 
 
 each_form = pytest.mark.parametrize("connect", [connected, connected_by_protobuf], ids=["json", "protobuf"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from snorky.gateway.contracts.history import History, HistoryStore, Order
-from snorky.gateway.protocol.publication import Position, read_publication
+from snorky.gateway.protocol.publication import Position, Selector, read_publication
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.testing.history import Archive, MemoryHistory
@@ -65,6 +65,31 @@ async def test_entries_after_any_position_can_be_read_on_any_node(keepers: tuple
         assert read is not None and [each.position for each in read] == positions[at + 1 :]
         assert [each.previous_tag for each in read] == [position.tag for position in positions[at:-1]]
     assert await keepers[0].position(KEY) == positions[-1]
+
+
+async def test_entries_have_their_attributes(keepers: tuple[HistoryStore, HistoryStore]) -> None:
+    begun, three = await keepers[1].position(KEY), History(ttl_s=3600.0, size=3)
+    attributes = {2: b'{"n":2}', 4: b'{"n":4}', 5: b"x" * 9_000}
+    await asyncio.gather(
+        *(
+            keepers[0].publish(
+                KEY, b"%d" % number, three if number == 5 else HOUR, attributes=attributes.get(number, b"")
+            )
+            for number in range(1, 6)
+        )
+    )
+    page, top = await keepers[1].page(KEY, 10, order="oldest")
+    assert [(each.payload, each.attributes) for each in page] == [
+        (b"%d" % number, attributes.get(number, b"")) for number in (3, 4, 5)
+    ], "the last one has bounded the history"
+    again = await keepers[1].publish(KEY, b"6", HOUR, once="key", to=Selector(not_connection="n.1"), attributes=b"once")
+    assert await keepers[0].publish(KEY, b"6", HOUR, once="key", attributes=b"other") == again
+    for found in (await keepers[1].read(KEY, top), (await keepers[1].page(KEY, 1, order="newest"))[0]):
+        assert found is not None and [(each.payload, each.attributes) for each in found] == [(b"6", b"once")]
+    found, _ = await keepers[1].recent(KEY, 2)
+    assert [each.attributes for each in found] == [attributes[5], b"once"]
+    assert await keepers[1].read(KEY, begun) is None
+    assert await keepers[1].read(KEY, page[0].position or begun, max_bytes=9_000) is None, "attributes count"
 
 
 async def test_removed_entries_are_gone_and_positions_continue(keepers: tuple[HistoryStore, HistoryStore]) -> None:

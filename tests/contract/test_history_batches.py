@@ -9,9 +9,10 @@ import pytest
 
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.protocol.publication import Position, Selector, read_publication
+from snorky.gateway.protocol.publication import Position, Selector, read_publication, write_described
 from snorky.gateway.redis.history.batch import BATCH_MAX, BATCH_MAX_BYTES
-from tests.support.fakes.brokers import open_broker
+from snorky.gateway.redis.keys import stream_key
+from tests.support.fakes.brokers import PREFIX, open_broker
 from tests.support.processes.proxy import FaultProxy
 from tests.support.scenarios.histories import HOUR, KEY, fill, keeper_of, payloads, until
 from tests.support.servers.redis_servers import REAL_KINDS, start_server
@@ -50,6 +51,33 @@ async def test_one_call_publishes_what_one_turn_of_the_loop_publishes_to_a_chann
         assert payloads(await keeper.read(KEY, begun)) == [b"%d" % number for number in range(1, BATCH_MAX + 2)]
         middle = positions[BATCH_MAX // 2]
         assert len(payloads(await keeper.read(KEY, middle))) == BATCH_MAX // 2 - 1, "each position can be read from"
+        await client.aclose()
+
+
+async def test_publications_of_a_batch_have_their_own_attributes_and_selectors(kind: str, tmp_path: Path) -> None:
+    async with (
+        start_server(kind, tmp_path) as server,
+        open_broker(server.url) as (broker, recorder),
+        keeper_of(server.url) as keeper,
+    ):
+        await broker.subscribe(KEY)
+        begun, to = await keeper.position(KEY), Selector(not_connection="n.1")
+        rests: list[tuple[Selector | None, bytes]] = [(None, b""), (to, b"a"), (None, b"b"), (to, b""), (None, b"")]
+        futures = [
+            keeper.publish(KEY, b"%d" % number, HOUR, to=selector, attributes=attributes)
+            for number, (selector, attributes) in enumerate(rests)
+        ]
+        await asyncio.gather(*futures)
+        await keeper.publish_once(KEY, write_described(b"5", b"c"), "once")
+        await recorder.until(lambda: len(recorder.of(KEY)) == 6)
+        heard = [read_publication(data) for data in recorder.of(KEY)]
+        assert [(each.selector, each.attributes) for each in heard] == [*rests, (None, b"c")]
+        kept = await keeper.read(KEY, begun)
+        assert kept is not None and [each.attributes for each in kept] == [attributes for _, attributes in rests]
+        client = server.client()
+        fields = [sorted(entry) for _, entry in await client.xrange(stream_key(PREFIX, KEY))]
+        without, described = [b"d", b"p", b"t"], [b"a", b"d", b"p", b"t"]
+        assert fields == [without, described, described, without, without]
         await client.aclose()
 
 

@@ -3,16 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import pytest
+
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.delivery.channel_order import Gap
+from snorky.gateway.delivery.channel_order import Gap, Late
 from snorky.gateway.protocol.codec import Encoding, Json, decode_json
 from snorky.gateway.protocol.publication import (
     MARK,
     Change,
     Position,
+    Publication,
     Selector,
+    rest_of_header,
     write_addressed,
     write_change,
+    write_described,
     write_version,
 )
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound, Shared, Template
@@ -29,12 +34,14 @@ class Rendering:
         self.service: str | None = None
         self.bears_gaps = True
         self.rendered: list[tuple[Json, Json, Position | None]] = []
+        self.attributes: list[bytes] = []
 
     def publication(
         self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b""
     ) -> bytes | None:
         value = decode_json(payload)
         self.rendered.append((channel, value, position))
+        self.attributes.append(attributes)
         return None if isinstance(value, int) and value % 2 else b"<%b>" % payload
 
     def change(self, channel: Json, change: Change) -> bytes | None:
@@ -97,6 +104,42 @@ def test_positions_are_rendered_and_tombstones_are_not() -> None:
     assert [(value, None if at is None else at.offset) for _, value, at in rendering.rendered] == [(2, 1), (4, 3)]
     rig.fanout.pass_on(KEY, [Gap(Position("e", 9, "t"))])
     assert b"".join(rig.wires[client].writes) == b"<2>\n<4>\ngap\n"
+
+
+def test_attributes_are_rendered_with_their_publications_and_others_get_none() -> None:
+    rig, rendering = Rig(), Rendering()
+    client, own = rig.subscriber(dialect=dialect_of(rendering)), rig.subscriber()
+    to = Selector(not_connection="n.99")
+    addressed = MARK + b"1 e:1:t t j " + rest_of_header(b"to", to).strip() + b"\n8"
+    mixed = [b"2", write_described(b"4", b"x"), b"6", addressed, write_described(b"0", b"y"), b"10"]
+    rig.fanout.deliver({KEY: mixed})
+    assert list(zip([value for _, value, _ in rendering.rendered], rendering.attributes, strict=True)) == [
+        (2, b""),
+        (4, b"x"),
+        (6, b""),
+        (8, b"to"),
+        (0, b"y"),
+        (10, b""),
+    ]
+    assert rig.got(own) == [2, 4, 6, 8, 0, 10]
+    assert b"".join(rig.wires[client].writes) == b"<2>\n<4>\n<6>\n<8>\n<0>\n<10>\n"
+    assert rig.sample("snorky_unsequenced_publications_total") == 5
+
+
+@pytest.mark.parametrize("is_positioned", [False, True])
+def test_attributes_of_kept_publications_are_rendered(is_positioned: bool) -> None:
+    rig, rendering = Rig(), Rendering()
+    client = rig.subscriber(dialect=dialect_of(rendering))
+    if is_positioned:
+        rig.hub.remove(client, KEY)
+        rig.hub.add(client, KEY, Template("s", {"in": KEY, "is": PAYLOAD}), is_pending=True)
+        rig.hub.go_live(client, KEY, lambda position: {"service": "s", "message": {"type": "gap"}})
+    kept = [MARK + b"1 e:1:t t j\n2", MARK + b"1 e:2:t t j =x\n4", MARK + b"1 e:3:t t j =y\n{"]
+    rig.fanout.pass_on(KEY, rig.fanout._read(KEY, kept))
+    assert rendering.attributes == [b"", b"x"]
+    if not is_positioned:
+        rig.fanout.pass_on(KEY, [Late(Publication(b"6", attributes=b"late"))])
+        assert rendering.attributes == [b"", b"x", b"late"]
 
 
 def test_whole_messages_of_services_are_notices() -> None:

@@ -5,7 +5,7 @@ A message is an object. Payloads in it are `msgspec.Raw`: JSON that is already c
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -18,18 +18,26 @@ __all__ = ["FORMS", "Form", "json_of", "one_line", "payload_of"]
 _BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
+class Publishing(Protocol):
+    """Encodes the push of a publication. attributes: as `read_attributes` returns them; None = it has none."""
+
+    def __call__(
+        self, channel: str, payload: bytes, offset: int | None, attributes: Mapping[str, Any] | None = None, /
+    ) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """encode: a reply or push. read: the commands of a frame, each with its size; raises InvalidMessage.
 
-    publication: encodes the push of a publication, from its channel, its payload, and its offset, if it has one. The
-    result is that of `encode`; each delivery to a channel needs it, so it is written for speed.
+    publication: encodes the push of a publication. The result is that of `encode`; each delivery to a channel needs it,
+    so it is written for speed. The payload is JSON; offset: None = it has none.
     between: what joins messages in a frame. ping: an empty message.
     """
 
     name: str
     encode: Callable[[Mapping[str, Any]], bytes]
-    publication: Callable[[str, bytes, int | None], bytes]
+    publication: Publishing
     read: Callable[[bytes], Iterator[tuple[dict[str, Any], int]]]
     between: bytes
     ping: bytes
@@ -79,9 +87,13 @@ def _with_raw(value: Any) -> Any:
     return [_with_raw(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _publication(channel: str, payload: bytes, offset: int | None) -> bytes:
-    place = b"" if offset is None else b',"offset":%d' % offset
-    return b'{"push":{"channel":%b,"pub":{"data":%b%b}}}' % (msgspec.json.encode(channel), one_line(payload), place)
+def _publication(
+    channel: str, payload: bytes, offset: int | None, attributes: Mapping[str, Any] | None = None
+) -> bytes:
+    rest = b"" if offset is None else b',"offset":%d' % offset
+    if attributes:
+        rest += b"," + msgspec.json.encode(attributes)[1:-1]
+    return b'{"push":{"channel":%b,"pub":{"data":%b%b}}}' % (msgspec.json.encode(channel), one_line(payload), rest)
 
 
 def _read_lines(frame: bytes) -> Iterator[tuple[dict[str, Any], int]]:

@@ -166,11 +166,15 @@ def encode_reply(reply: Mapping[str, Any]) -> bytes:
     return delimited(_encode("Reply", reply))
 
 
-def encode_publication(channel: str, payload: bytes, offset: int | None) -> bytes:
-    """Encode the push of a publication as `encode_reply` does. payload: JSON."""
+def encode_publication(
+    channel: str, payload: bytes, offset: int | None, attributes: Mapping[str, Any] | None = None
+) -> bytes:
+    """Encode the push of a publication as `encode_reply` does. payload: JSON. attributes: None = it has none."""
     name = _channel_of_push(channel)
-    place = _OFFSET + _varint(offset) if offset else b""
-    pub = b"%b%b%b%b" % (_DATA, _varint(len(payload)), payload, place)
+    rest = _OFFSET + _varint(offset) if offset else b""
+    if attributes:
+        rest += _encode("Publication", attributes)
+    pub = b"%b%b%b%b" % (_DATA, _varint(len(payload)), payload, rest)
     push = b"%b%b%b%b" % (name, _PUB, _varint(len(pub)), pub)
     size = _varint(len(push))
     return b"%b%b%b%b" % (_varint(len(_PUSH) + len(size) + len(push)), _PUSH, size, push)

@@ -59,8 +59,7 @@ class _PushRendering:
         """See `Rendering`."""
         offset = None if position is None else position.offset
         if attributes:
-            described = pub(payload, offset, read_attributes(attributes))
-            return self._form.encode(push(_name(channel), "pub", described))
+            return self._form.publication(_name(channel), payload, offset, read_attributes(attributes))
         return self._form.publication(_name(channel), payload, offset)
 
     def change(self, channel: Json, change: Change) -> bytes | None:

@@ -14,13 +14,24 @@ from snorky.gateway.http.protocols.centrifuge.codes import disconnect_of, error_
 from snorky.gateway.http.protocols.centrifuge.commands import Unavailable, command_of, envelope_of, positions_of
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, json_of, payload_of
 from snorky.gateway.http.protocols.centrifuge.protobuf import FIELDS_MAX, delimited, read_commands
-from snorky.gateway.http.protocols.centrifuge.rendering import INFO_MAX_BYTES, checked_info, client_info, pub, push
+from snorky.gateway.http.protocols.centrifuge.rendering import (
+    DIALECTS,
+    INFO_MAX_BYTES,
+    checked_info,
+    client_info,
+    pub,
+    push,
+)
+from snorky.gateway.protocol.attributes import entry_data, write_attributes
 from snorky.gateway.protocol.codec import Envelope
+from snorky.gateway.protocol.publication import Position
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import settle
 from tests.support.fakes.memory_cluster import town
 from tests.support.scenarios.error_codes import CODES
 
+INFO: dict[str, Any] = {"user": "ann", "client": "n.1", "conn_info": {"name": "Ann €"}, "chan_info": [1, None]}
+ATTRIBUTES: dict[str, Any] = {"info": INFO, "tags": {"kind": "€ news", "x" * 200: "y"}}
 REPLIES: list[dict[str, Any]] = [
     {"id": 7, "error": {"code": 103, "message": "permission denied", "temporary": True}},
     {"id": 1, "connect": {"client": "n.1", "version": "snorky", "expires": True, "ttl": 9, "ping": 10, "pong": True}},
@@ -33,7 +44,10 @@ REPLIES: list[dict[str, Any]] = [
             "offset": 2**53,
             "was_recovering": True,
             "recovered": True,
-            "publications": [{"data": payload_of(b'{"a": 1}'), "offset": 1}, {"data": payload_of(b"null")}],
+            "publications": [
+                {"data": payload_of(b'{"a": 1}'), "offset": 1},
+                {"data": payload_of(b"null"), "offset": 2, **ATTRIBUTES},
+            ],
         },
     },
     {
@@ -50,6 +64,9 @@ REPLIES: list[dict[str, Any]] = [
     {"id": 6, "rpc": {"data": payload_of(b"[1]")}},
     {"id": 8, "unsubscribe": {}},
     {"push": {"channel": "a", "pub": {"data": payload_of(b'"\xe2\x82\xac"'), "offset": 4}}},
+    {"push": {"channel": "a", "pub": {"data": payload_of(b"1"), **ATTRIBUTES}}},
+    {"push": {"channel": "a", "pub": {"data": payload_of(b"1"), "tags": {"a": "b"}}}},
+    {"push": {"channel": "a", "join": {"info": INFO}}},
     {"push": {"channel": "a", "join": {"info": {"user": "ann", "client": "n.1"}}}},
     {"push": {"channel": "a", "leave": {"info": {"user": "ann", "client": "n.1", "conn_info": "\u2028"}}}},
     {"push": {"channel": "a", "unsubscribe": {"code": 2500, "reason": "gone"}}},
@@ -66,7 +83,9 @@ def plain(message: Any) -> Any:
         elif field.type != field.TYPE_MESSAGE:
             found[field.name] = value
         elif field.message_type.GetOptions().map_entry:
-            found[field.name] = {key: plain(each) for key, each in value.items()}
+            found[field.name] = {
+                key: plain(each) if hasattr(each, "ListFields") else each for key, each in value.items()
+            }
         else:
             found[field.name] = plain(value) if hasattr(value, "ListFields") else list(map(plain, value))
     return found
@@ -200,6 +219,18 @@ def test_publications_are_encoded_as_other_pushes_are(form: Form, offset: int | 
             assert form.publication(channel, payload, offset) == expected
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: form.name)
+@pytest.mark.parametrize("position", [None, Position("e", 3, "t")])
+def test_publications_with_attributes_are_encoded_as_other_pushes_are(form: Form, position: Position | None) -> None:
+    rendering, payload = DIALECTS[form.name].rendering, b'{"a": 1}'
+    assert rendering is not None
+    place = {} if position is None else {"offset": position.offset}
+    expected = form.encode(push("a", "pub", {"data": payload_of(payload), **place, **ATTRIBUTES}))
+    assert rendering.publication("a", payload, position, write_attributes(**ATTRIBUTES)) == expected
+    without = form.publication("a", payload, None if position is None else position.offset)
+    assert rendering.publication("a", payload, position, b"malformed") == without
+
+
 def test_line_breaks_in_payloads_do_not_end_a_message() -> None:
     assert FORMS["json"].encode({"data": payload_of(b'{\r\n"a":\n1}')}) == b'{"data":{  "a": 1}}'
 
@@ -227,6 +258,13 @@ def test_info_of_a_client_is_any_strict_json_up_to_a_size() -> None:
 def test_client_without_info_has_no_conn_info() -> None:
     assert client_info("ann", "n.1", None) == {"user": "ann", "client": "n.1"}
     assert client_info("n.1", "n.1", False) == {"user": "", "client": "n.1", "conn_info": False}
+    assert client_info("n.1", "n.1", entry_data(None, 0)) == {"user": "", "client": "n.1", "chan_info": 0}
+    assert client_info("ann", "n.1", entry_data([], {})) == {
+        "user": "ann",
+        "client": "n.1",
+        "conn_info": [],
+        "chan_info": {},
+    }
 
 
 async def test_size_of_a_message_is_that_of_its_bytes() -> None:

@@ -1,0 +1,390 @@
+"""Centrifuge clients: `info` and `tags` of publications, and `chan_info`, on all nodes, live, recovered and listed."""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Final
+
+import aiohttp
+import cent
+import pytest
+
+from snorky.client.aio import Publisher
+from tests.support.clients import pusher
+from tests.support.clients.any_protocol import opened
+from tests.support.clients.centrifuge import CentrifugeClient, CommandFailed, connected, dialled
+from tests.support.clients.centrifuge_protobuf import connected_by_protobuf
+from tests.support.scenarios.centrifuge_nodes import token
+from tests.support.scenarios.protocol_nodes import Nodes, until_heard
+from tests.support.servers.hook_backend import HookBackend
+
+KEY: Final = "a-key-of-a-backend-0123456789abcdef"
+KEPT: Final = "kept.room"
+PLAIN: Final = "plain.room"
+MIXED: Final = "presence-room"  # a name that clients of Pusher can have
+RULES = [
+    {"match": "kept.*", "history": 1000, "allow_subscribe": "anyone", "allow_publish": "anyone"},
+    {"match": "plain.*", "allow_subscribe": "anyone", "allow_publish": "anyone"},
+    {"match": "told", "history": 10, "presence": True, "join_leave": True, "allow_subscribe": "token"},
+    {"match": MIXED, "presence": True, "join_leave": True, "allow_subscribe": "token"},
+]
+ENV = {
+    "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(RULES),
+    "SNORKY_BACKEND__CONTROL__CLASS": "snorky.services.control:ControlBackend",
+    "SNORKY_BACKEND__PUBSUB_BACKEND__CLASS": "snorky.services.pubsub:PubSubBackend",
+    "SNORKY_PRIVATE__API_KEY": KEY,
+    "SNORKY_LIMITS__MESSAGES_PER_S": "1000",
+}
+ANN: Final = {"name": "Ann € {", "avatar": "/a b.png", "n": [1, None]}
+ROLE: Final = {"role": "admin €"}
+TAGS: Final = {"kind": "news €", "a b": "{ x }"}
+
+Connect = Callable[[str, str], AbstractAsyncContextManager[CentrifugeClient]]
+each_form = pytest.mark.parametrize("connect", [connected, connected_by_protobuf], ids=["json", "protobuf"])
+each_channel = pytest.mark.parametrize("channel", [KEPT, PLAIN])
+
+
+@pytest.fixture
+async def urls(nodes: Nodes) -> list[str]:
+    return [await nodes.start(**ENV) for _ in range(3)]
+
+
+@pytest.fixture
+async def api(nodes: Nodes, urls: list[str]) -> AsyncIterator[cent.AsyncClient]:
+    client = cent.AsyncClient(f"{nodes.gateways[0].private_urls[0]}/api", api_key=KEY)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def called(nodes: Nodes, method: str, **params: Any) -> Any:
+    """Call the server API by hand; returns the whole reply."""
+    address = f"{nodes.gateways[0].private_urls[0]}/api/{method}"
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(address, json=params, headers={"X-API-Key": KEY}) as response,
+    ):
+        return await response.json()
+
+
+def place_of(result: Any) -> dict[str, Any]:
+    """Return what a client sends to recover from the position in a result."""
+    return {"recover": True, "epoch": result["epoch"], "offset": result.get("offset", 0)}
+
+
+# -- info -------------------------------------------------------------------------------------------------------------
+
+
+@each_form
+@each_channel
+async def test_clients_on_all_nodes_get_the_info_of_the_publisher(
+    nodes: Nodes, urls: list[str], connect: Connect, channel: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        readers = [
+            await stack.enter_async_context(each(url, ""))
+            for url in urls
+            for each in (connected, connected_by_protobuf)
+        ]
+        for each in readers:
+            await each.call("subscribe", channel=channel)
+        ann = await stack.enter_async_context(connect(urls[1], token("ann", info=ANN)))
+        nobody = await stack.enter_async_context(connect(urls[2], ""))
+        infos = []
+        for client, user, claims in ((ann, "ann", {"conn_info": ANN}), (nobody, "", {})):
+            await client.call("publish", channel=channel, data={"by": user})
+            infos = [(await each.push(channel, "pub"))["info"] for each in readers]
+            own = infos[0]["client"]
+            assert infos == [{"user": user, "client": own, **claims}] * len(readers)
+            assert any(each.node_id == own.rpartition(".")[0] for each in (gateway.node for gateway in nodes.gateways))
+        assert len(infos) == 6
+
+
+@each_form
+async def test_recovery_and_histories_have_info_and_tags(
+    nodes: Nodes, urls: list[str], api: cent.AsyncClient, connect: Connect
+) -> None:
+    async with connect(urls[0], "") as reader, connect(urls[1], token("ann", info=ANN)) as ann:
+        place = place_of(await reader.call("subscribe", channel=KEPT))
+        await ann.call("publish", channel=KEPT, data=1)
+        info = (await reader.push(KEPT, "pub"))["info"]
+        assert info == {"user": "ann", "client": info["client"], "conn_info": ANN}
+        await api.publish(cent.PublishRequest(channel=KEPT, data=2, tags=TAGS))
+        await api.publish(cent.PublishRequest(channel=KEPT, data=3))
+        expected = [
+            {"data": 1, "offset": 1, "info": info},
+            {"data": 2, "offset": 2, "tags": TAGS},
+            {"data": 3, "offset": 3},
+        ]
+        assert [await reader.push(KEPT, "pub") for _ in range(2)] == expected[1:]
+        history = await ann.call("history", channel=KEPT, limit=-1)
+        assert history["publications"] == expected
+        reverse = await ann.call("history", channel=KEPT, limit=2, reverse=True)
+        assert reverse["publications"] == expected[:0:-1]
+    async with connect(urls[2], "") as again:
+        found = await again.call("subscribe", channel=KEPT, **place)
+        assert (found["recovered"], found["publications"]) == (True, expected)
+    page = (await called(nodes, "history", channel=KEPT, limit=-1))["result"]["publications"]
+    assert page == expected
+    listed = (await api.history(cent.HistoryRequest(channel=KEPT, limit=2))).publications
+    assert [each.tags for each in listed] == [None, TAGS]
+    assert listed[0].info is not None and (listed[0].info.user, listed[0].info.conn_info) == ("ann", ANN)
+    batch = await called(nodes, "batch", commands=[{"history": {"channel": KEPT, "limit": 1}}])
+    assert batch["replies"][0]["history"]["publications"] == expected[:1]
+
+
+@each_form
+async def test_recovery_that_is_longer_than_a_reply_has_them_too(urls: list[str], connect: Connect) -> None:
+    """What does not fit into the reply follows it as pushes."""
+    info = "x" * 4_000
+    async with connect(urls[0], "") as reader, connect(urls[1], token("ann", info=info)) as ann:
+        place = place_of(await reader.call("subscribe", channel=KEPT))
+        for number in range(50):
+            await ann.call("publish", channel=KEPT, data=number)
+    async with connect(urls[2], "") as again:
+        found = (await again.call("subscribe", channel=KEPT, **place))["publications"]
+        assert 5 < len(found) < 10, "the bytes of the infos count"
+        found += [await again.push(KEPT, "pub") for _ in range(50 - len(found))]
+        assert [each["data"] for each in found] == list(range(50))
+        assert {each["info"]["conn_info"] for each in found} == {info}
+
+
+async def test_recovery_of_subscriptions_by_the_server_has_them(urls: list[str], api: cent.AsyncClient) -> None:
+    by_server = token("bob", channels=[KEPT])
+    async with dialled(urls[0]) as bob:
+        place = place_of((await bob.call("connect", token=by_server))["subs"][KEPT])
+        await api.publish(cent.PublishRequest(channel=KEPT, data=1, tags=TAGS))
+        assert (await bob.push(KEPT, "pub"))["tags"] == TAGS
+    async with dialled(urls[1]) as bob:
+        told = await bob.call("connect", token=by_server, subs={KEPT: place})
+        assert told["subs"][KEPT]["publications"] == [{"data": 1, "offset": 1, "tags": TAGS}]
+
+
+async def test_info_follows_a_later_token(urls: list[str]) -> None:
+    async with connected(urls[0]) as reader, connected(urls[1], token("ann", info={"v": 1})) as ann:
+        await reader.call("subscribe", channel=PLAIN)
+        for claims in ({"info": {"v": 1}}, {"info": {"v": 2}}, {}, {"info": 0}):
+            await ann.call("refresh", token=token("ann", **claims))
+            await ann.call("publish", channel=PLAIN, data=1)
+            info = (await reader.push(PLAIN, "pub"))["info"]
+            assert info.get("conn_info", "none") == claims.get("info", "none")
+
+
+async def test_info_that_is_too_large_or_too_deep_is_left_out(urls: list[str]) -> None:
+    deep: Any = 1
+    for _ in range(28):
+        deep = [deep]
+    async with connected(urls[0]) as reader:
+        await reader.call("subscribe", channel=KEPT)
+        for info in ("x" * 4_500, deep):
+            async with connected(urls[1], token("ann", info=info)) as ann:
+                await ann.call("publish", channel=KEPT, data=1)
+                assert (await reader.push(KEPT, "pub"))["info"].keys() == {"user", "client"}
+                assert (await ann.call("history", channel=KEPT, limit=-1))["publications"]
+
+
+async def test_publication_that_a_hook_permits_has_the_info(nodes: Nodes) -> None:
+    async with HookBackend({"allow": True}) as backend:
+        url = await nodes.start(**ENV, SNORKY_HOOKS__PUBLISH__URL=backend.url)
+        async with connected(url, token("ann", info=ANN)) as ann:
+            await ann.call("subscribe", channel=KEPT)
+            await ann.call("publish", channel=KEPT, data=1)
+            assert (await ann.push(KEPT, "pub"))["info"]["conn_info"] == ANN
+
+
+@pytest.mark.parametrize("kind", ["http_stream", "sse"])
+async def test_clients_without_a_websocket_get_them(urls: list[str], api: cent.AsyncClient, kind: str) -> None:
+    commands: list[Any] = [{"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": KEPT}}]
+    async with aiohttp.ClientSession() as http:
+        async with http.post(f"{urls[1]}/connection/{kind}", data="\n".join(map(json.dumps, commands))) as stream:
+            found: Any = {}
+            while "push" not in found:
+                line = (await stream.content.readline()).decode().strip().removeprefix("data: ")
+                found = json.loads(line or "{}")
+                if found.get("id") == 2:
+                    await api.publish(cent.PublishRequest(channel=KEPT, data=1, tags=TAGS))
+            assert found["push"]["pub"] == {"data": 1, "offset": 1, "tags": TAGS}
+
+
+@each_channel
+async def test_publications_keep_their_order(urls: list[str], api: cent.AsyncClient, channel: str) -> None:
+    """Publications with and without attributes come by different channels of Redis if there is no history."""
+    async with connected(urls[0]) as reader, connected(urls[1], token("ann", info=ANN)) as ann:
+        await reader.call("subscribe", channel=channel)
+        for number in range(0, 60, 2):
+            await ann.call("publish", channel=channel, data=number)
+            await api.publish(cent.PublishRequest(channel=channel, data=number + 1))
+        found = [await reader.push(channel, "pub") for _ in range(60)]
+        assert [each["data"] for each in found] == list(range(60))
+        assert ["info" in each for each in found] == [True, False] * 30
+
+
+@each_channel
+@pytest.mark.parametrize("kind", ["json", "msgpack", "sse", "raw", "pusher"])
+async def test_clients_of_other_protocols_notice_nothing(
+    nodes: Nodes, urls: list[str], api: cent.AsyncClient, kind: str, channel: str
+) -> None:
+    async with (
+        opened(kind, urls[0], channel) as other,
+        connected(urls[1], token("ann", info=ANN)) as ann,
+        Publisher(nodes.redis_url) as publisher,
+    ):
+        await until_heard(other, publisher)
+        await ann.call("publish", channel=channel, data={"n": 1})
+        await api.publish(cent.PublishRequest(channel=channel, data={"n": 2}, tags=TAGS))
+        assert [await other.message(), await other.message()] == [{"n": 1}, {"n": 2}]
+
+
+async def test_replies_to_clients_of_snorkys_own_protocol_have_none(urls: list[str], api: cent.AsyncClient) -> None:
+    async with aiohttp.ClientSession() as http, http.ws_connect(f"{urls[0]}/ws") as socket:
+
+        async def asked(command: str, **params: Any) -> Any:
+            message = {"command": command, "params": {"channel": KEPT, **params}, "callId": 1}
+            await socket.send_json({"service": "pubsub", "message": message})
+            return (await socket.receive_json())["message"]["data"]
+
+        begun = await asked("subscribe", recover=True)
+        await asked("unsubscribe")
+        await api.publish(cent.PublishRequest(channel=KEPT, data=1, tags=TAGS))
+        for reply in (
+            await asked("subscribe", recover=begun["position"]),
+            await asked("history"),
+            await asked("history", order="newest"),
+        ):
+            assert [set(each) for each in reply["messages"]] == [{"message", "offset", "position"}]
+
+
+# -- tags -------------------------------------------------------------------------------------------------------------
+
+
+@each_form
+@each_channel
+async def test_tags_of_the_server_reach_clients_on_all_nodes(
+    urls: list[str], api: cent.AsyncClient, connect: Connect, channel: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(connect(url, "")) for url in urls]
+        for each in readers:
+            await each.call("subscribe", channel=channel)
+        data = base64.b64encode(b"1").decode()
+        for key in (None, "once"):
+            for _ in range(2):
+                await api.publish(
+                    cent.PublishRequest(channel=channel, data=None, b64data=data, tags=TAGS, idempotency_key=key)
+                )
+        await api.broadcast(cent.BroadcastRequest(channels=[channel, "plain.other"], data=2, tags={"a": "b"}))
+        for each in readers:
+            found = [await each.push(channel, "pub") for _ in range(4)]
+            assert [(pub["data"], pub["tags"]) for pub in found] == [(1, TAGS)] * 3 + [(2, {"a": "b"})]
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_accepted"),
+    [
+        (None, True),
+        ({}, True),
+        ({"a": "x" * (1_024 - len('{"a":""}'))}, True),
+        ({"a": "x" * (1_025 - len('{"a":""}'))}, False),
+        ({"€" * 340: ""}, False),
+        ({"a": 1}, False),
+        ({"a": None}, False),
+        ({"a": {"b": "c"}}, False),
+        ([], False),
+        ("a", False),
+    ],
+    ids=lambda each: str(each)[:12],
+)
+async def test_tags_are_texts_within_a_bound(nodes: Nodes, urls: list[str], tags: Any, is_accepted: bool) -> None:
+    async with connected(urls[1]) as reader:
+        await reader.call("subscribe", channel=KEPT)
+        reply = await called(nodes, "publish", channel=KEPT, data=1, tags=tags)
+        broadcast = (await called(nodes, "broadcast", channels=[KEPT], data=2, tags=tags))["result"]["responses"][0]
+        if is_accepted:
+            assert "result" in reply and "result" in broadcast
+            assert (await reader.push(KEPT, "pub")).get("tags", {}) == (tags or {})
+        else:
+            assert reply["error"]["code"] == broadcast["error"]["code"] == 107
+            assert not (await called(nodes, "history", channel=KEPT, limit=-1))["result"]["publications"]
+
+
+async def test_stored_bytes_count_the_info(nodes: Nodes) -> None:
+    url = await nodes.start(**ENV, SNORKY_LIMITS__STORED_BYTES_PER_IDENTITY="40000")
+    async with connected(url, token("ann")) as ann, connected(url, token("bob", info="x" * 4_000)) as bob:
+        for _ in range(20):
+            await ann.call("publish", channel=KEPT, data=1)
+        with pytest.raises(CommandFailed, match="111"):
+            for _ in range(20):
+                await bob.call("publish", channel=KEPT, data=1)
+
+
+# -- chan_info --------------------------------------------------------------------------------------------------------
+
+
+def subscription(user: str, channel: str = "told", **claims: Any) -> str:
+    """Make a subscription token."""
+    return token(user, channel=channel, ops=["subscribe", "publish", "presence", "history"], **claims)
+
+
+@each_form
+async def test_presence_joins_leaves_and_publications_have_the_info_of_a_subscription(
+    nodes: Nodes, urls: list[str], api: cent.AsyncClient, connect: Connect
+) -> None:
+    async with connect(urls[0], token("eve")) as eve, connect(urls[1], token("ann", info=ANN)) as ann:
+        await eve.call("subscribe", channel="told", token=subscription("eve", info=False))
+        without = (await eve.push("told", "join"))["info"]
+        assert without == {"user": "eve", "client": without["client"], "chan_info": False}
+        await ann.call("subscribe", channel="told", token=subscription("ann", info=ROLE))
+        own = (await ann.push("told", "join"))["info"]
+        assert own == {"user": "ann", "client": own["client"], "conn_info": ANN, "chan_info": ROLE}
+        assert (await eve.push("told", "join"))["info"] == own
+        everybody = {each["client"]: each for each in (without, own)}
+        assert (await eve.call("presence", channel="told"))["presence"] == everybody
+        assert (await called(nodes, "presence", channel="told"))["result"]["presence"] == everybody
+        found = (await api.presence(cent.PresenceRequest(channel="told"))).presence
+        assert {client: info.chan_info for client, info in found.items()} == {
+            own["client"]: ROLE,
+            without["client"]: False,
+        }
+        await ann.call("publish", channel="told", data=1)
+        assert await eve.push("told", "pub") == {"data": 1, "offset": 1, "info": own}
+        await ann.call("sub_refresh", channel="told", token=subscription("ann", info="later"))
+        await ann.call("publish", channel="told", data=2)
+        assert (await eve.push("told", "pub"))["info"] == own | {"chan_info": "later"}
+        assert (await eve.call("presence", channel="told"))["presence"] == everybody, "an entry stays as it is"
+        await ann.call("unsubscribe", channel="told")
+        assert (await eve.push("told", "leave"))["info"] == own
+
+
+async def test_info_of_a_subscription_belongs_to_its_channel(urls: list[str]) -> None:
+    async with connected(urls[0], token("ann")) as ann:
+        await ann.call("subscribe", channel="told", token=subscription("ann", info=ROLE))
+        await ann.call("subscribe", channel=KEPT)
+        await ann.call("publish", channel=KEPT, data=1)
+        assert (await ann.push(KEPT, "pub"))["info"].keys() == {"user", "client"}
+        await ann.call("unsubscribe", channel="told")
+        await ann.call("subscribe", channel="told", token=subscription("ann"))
+        joins = [(await ann.push("told", "join"))["info"] for _ in range(2)]
+        assert ["chan_info" in each for each in joins] == [True, False]
+
+
+async def test_info_of_a_subscription_that_is_too_large_is_left_out(urls: list[str]) -> None:
+    async with connected(urls[0], token("ann", info=ANN)) as ann:
+        await ann.call("subscribe", channel="told", token=subscription("ann", info="x" * 4_200))
+        info = (await ann.push("told", "join"))["info"]
+        assert info == {"user": "ann", "client": info["client"], "conn_info": ANN}
+
+
+async def test_members_of_a_presence_channel_see_the_info_of_the_connection_only(urls: list[str]) -> None:
+    async with pusher.connected(urls[0]) as pat, connected(urls[1], token("ann", info=ANN)) as ann:
+        pair = {"conn_info": 1, "chan_info": 2}  # what looks like both infos is only one
+        await pat.subscribe(MIXED, pusher.member("pat", **pair))
+        await ann.call("subscribe", channel=MIXED, token=subscription("ann", MIXED, info=ROLE))
+        assert await pat.data("pusher_internal:member_added", MIXED) == {"user_id": "ann", "user_info": ANN}
+        async with pusher.connected(urls[2]) as paul:
+            told = await paul.subscribe(MIXED, pusher.member("paul", name="Paul"))
+            assert told["presence"]["hash"] == {"ann": ANN, "pat": pair, "paul": {"name": "Paul"}}
+        found = (await ann.call("presence", channel=MIXED))["presence"].values()
+        infos = {each["user"]: (each["conn_info"], each.get("chan_info")) for each in found}
+        assert infos["ann"] == (ANN, ROLE) and infos["pat"] == (pair, None)
