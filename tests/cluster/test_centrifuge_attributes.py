@@ -162,6 +162,19 @@ async def test_recovery_of_subscriptions_by_the_server_has_them(urls: list[str],
         assert told["subs"][KEPT]["publications"] == [{"data": 1, "offset": 1, "tags": TAGS}]
 
 
+async def test_reply_to_connect_counts_their_bytes(nodes: Nodes, urls: list[str]) -> None:
+    by_server = token("bob", channels=["kept.a", "kept.b"])
+    async with dialled(urls[0]) as bob, connected(urls[1], token("ann", info="x" * 4_000)) as ann:
+        subs = {name: place_of(sub) for name, sub in (await bob.call("connect", token=by_server))["subs"].items()}
+        for channel in subs:
+            for _ in range(7):
+                await ann.call("publish", channel=channel, data=1)
+    url = await nodes.start(**ENV, SNORKY_LIMITS__OUTBOX_MAX_BYTES="100000")
+    async with dialled(url) as bob:
+        told = (await bob.call("connect", token=by_server, subs=subs))["subs"]
+        assert sorted(each.get("recovered", False) for each in told.values()) == [False, True]
+
+
 async def test_info_follows_a_later_token(urls: list[str]) -> None:
     async with connected(urls[0]) as reader, connected(urls[1], token("ann", info={"v": 1})) as ann:
         await reader.call("subscribe", channel=PLAIN)

@@ -81,6 +81,21 @@ async def test_publications_of_a_batch_have_their_own_attributes_and_selectors(k
         await client.aclose()
 
 
+async def test_reads_count_attributes_and_leave_out_what_no_node_writes(kind: str, tmp_path: Path) -> None:
+    async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
+        begun = await keeper.position(KEY)
+        await asyncio.gather(*(keeper.publish(KEY, b"1", HOUR, attributes=b"x" * 60_000) for _ in range(20)))
+        last = await keeper.publish(KEY, b"2", HOUR, attributes=b"x" * 65_537)
+        found, _ = await keeper.recent(KEY, 20, begun)
+        assert len(found) == 2, "at most 131,072 bytes"
+        found, _ = await keeper.page(KEY, 20, order="oldest")
+        assert len(found) == 17, "at most 1 MiB"
+        (newest,), _ = await keeper.page(KEY, 1, order="newest")
+        every = await keeper.read(KEY, begun)
+        assert every is not None and len(every) == 21
+        assert [(each.position, each.attributes) for each in (newest, every[-1])] == [(last, b"")] * 2
+
+
 async def test_large_batches_are_divided(kind: str, tmp_path: Path) -> None:
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
         client = server.client()

@@ -5,6 +5,7 @@
 A guard is found by its exact text. A text that no longer exists is an error, so the tables stay current.
 """
 
+from tests.fault_lab.mutations.attributes import ATTRIBUTES_MUTATIONS
 from tests.fault_lab.mutations.batches import BATCH_MUTATIONS
 from tests.fault_lab.mutations.centrifuge import CENTRIFUGE_MUTATIONS
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
@@ -45,6 +46,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SOCKJS_MUTATIONS,
     *PROTOCOLS_MUTATIONS,
     *CENTRIFUGE_MUTATIONS,
+    *ATTRIBUTES_MUTATIONS,
     *PUSHER_MUTATIONS,
     *PUSHER_GUARDS_MUTATIONS,
     *PUSHER_WEBHOOKS_MUTATIONS,

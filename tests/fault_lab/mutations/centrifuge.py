@@ -274,9 +274,9 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="conn_info: a later token counts",
-        file=CLIENT,
-        old="        if claims is not connection.claims:\n",
-        new="        if not claims:\n",
+        file="gateway/http/protocols/centrifuge/description.py",
+        old="        if info is known[0]:\n",
+        new="        if known[0] is not None:\n",
         argv=test(INFO, "test_later_joins_have_the_info_of_a_later_token"),
     ),
     Mutation(
@@ -289,7 +289,7 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="conn_info: subscriptions without terms have it",
         file="services/pubsub/presence.py",
-        old="    terms = terms or SubscribeTerms.of(connection.frontend)\n",
+        old="    terms = terms or SubscribeTerms.of(connection.frontend, channel)\n",
         new="    terms = terms or SubscribeTerms()\n",
         argv=test(INFO, "test_subscriptions_by_the_server_have_it_too"),
     ),

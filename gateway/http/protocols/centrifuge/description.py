@@ -32,7 +32,7 @@ class Description:
         self._grants = grants
         self._conn_info: _Checked = _NONE
         self._chan_info: _Checked = _NONE  # of the channel that was asked for last
-        self._written: tuple[str | None, Json, Json, bytes] | None = None  # the last attributes, with what is in them
+        self._written: tuple[Json, Json, bytes] | None = None  # the last attributes, and both infos in them
 
     def entry(self, channel: Json) -> Json:
         """Return the data of the roster entry that the client gets now."""
@@ -40,16 +40,18 @@ class Description:
 
     def attributes(self, channel: Json) -> bytes:
         """Return the attributes of what the client publishes now. They are written once, until a claim changes."""
-        identity, (conn_info, chan_info), known = self._connection.identity, self._infos(channel), self._written
-        if known is None or known[0] != identity or known[1] is not conn_info or known[2] is not chan_info:
-            info = client_info(identity, self._connection.id, entry_data(conn_info, chan_info))
-            try:
-                written = write_attributes(info=info)
-            except InvalidMessage as error:  # it nests too deeply for a reply
-                _log.warning("infos of tokens are left out", connection=self._connection.id, error=str(error))
-                written = write_attributes(info=client_info(identity, self._connection.id, None))
-            known = self._written = identity, conn_info, chan_info, written
-        return known[3]
+        (conn_info, chan_info), known = self._infos(channel), self._written
+        if known is None or known[0] is not conn_info or known[1] is not chan_info:
+            known = self._written = conn_info, chan_info, self._attributes(entry_data(conn_info, chan_info))
+        return known[2]
+
+    def _attributes(self, data: Json) -> bytes:
+        identity, connection_id = self._connection.identity, self._connection.id
+        try:
+            return write_attributes(info=client_info(identity, connection_id, data))
+        except InvalidMessage as error:  # it nests too deeply for a reply
+            _log.warning("infos of tokens are left out", connection=connection_id, error=str(error))
+            return write_attributes(info=client_info(identity, connection_id, None))
 
     def _infos(self, channel: Json) -> tuple[Json, Json]:
         self._conn_info = self._checked(self._connection.claims.get("info"), self._conn_info)
