@@ -1,4 +1,4 @@
-"""Attributes of a publication: who published it, and its tags; and what a client's roster entry says about it. Pure.
+"""Attributes of a publication: its publisher and its tags. And the infos about a client in its roster entry. Pure.
 
     {"info": {"user": USER, "client": ID, "conn_info": JSON, "chan_info": JSON}, "tags": {NAME: TEXT}}
 
@@ -66,9 +66,9 @@ def read_attributes(written: bytes) -> Mapping[str, Any]:
 
 
 def entry_data(conn_info: Json, chan_info: Json = None) -> Json:
-    """Return the data of a client's roster entry, from what it says about its connection, and about its subscription.
+    """Return the data of a client's roster entry, which contain both infos; without `chan_info` they are `conn_info`.
 
-    Without the latter they are the former, as they are for nodes of earlier versions.
+    Nodes of earlier versions know `conn_info` only.
     """
     if chan_info is None and not _is_pair(conn_info):
         return conn_info

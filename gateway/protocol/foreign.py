@@ -107,11 +107,11 @@ class DescribesClient(Protocol):
         """Return the data of the roster entry that the client gets now, by `entry_data`; None = none."""
 
     def attributes(self, channel: Json) -> bytes:
-        """Return the attributes of what the client publishes now, as written by `attributes.py`."""
+        """Return the attributes of the client's publications now, as written by `attributes.py`."""
 
 
 def attributes_by(frontend: Frontend | None, channel: Json) -> bytes:
-    """Return the attributes of what a client publishes to a channel now; b"" if its protocol has none."""
+    """Return the attributes of a client's publications to a channel now; b"" if its protocol has none."""
     if frontend is None or not isinstance(frontend, DescribesClient):
         return b""
     return frontend.attributes(channel)

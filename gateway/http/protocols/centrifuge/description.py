@@ -1,4 +1,4 @@
-"""What a client says about itself to other clients: by the claims `info` of its tokens."""
+"""Description of a client for other clients: the claims `info` of its tokens."""
 
 from typing import Final
 
@@ -39,7 +39,7 @@ class Description:
         return entry_data(*self._infos(channel))
 
     def attributes(self, channel: Json) -> bytes:
-        """Return the attributes of what the client publishes now. They are written once, until a claim changes."""
+        """Return the attributes of the client's publications now. They are written once, until a claim changes."""
         (conn_info, chan_info), known = self._infos(channel), self._written
         if known is None or known[0] is not conn_info or known[1] is not chan_info:
             known = self._written = conn_info, chan_info, self._attributes(entry_data(conn_info, chan_info))
