@@ -52,8 +52,11 @@ function client(number) {
     subscription.on("subscribed", (context) =>
       note("subscribed", { wasRecovering: context.wasRecovering, recovered: context.recovered }));
     subscription.on("unsubscribed", (context) => note("unsubscribed", { code: context.code }));
-    subscription.on("publication", (context) => note("pub", { data: decode(context.data), offset: context.offset }));
-    subscription.on("join", (context) => note("join", { info: context.info }));
+    subscription.on("publication", (context) =>
+      note("pub", {
+        data: decode(context.data), offset: context.offset, info: plain(context.info ?? null), tags: context.tags,
+      }));
+    subscription.on("join", (context) => note("join", { info: plain(context.info) }));
     subscription.on("leave", (context) => note("leave", { info: context.info }));
     subscription.subscribe();
   }

@@ -137,8 +137,11 @@ async def test_client_without_a_right_to_a_channel_is_told_so(tmp_path: Path) ->
 @pytest.mark.parametrize(("transport", "form"), WAYS)
 async def test_presence_history_and_calls(tmp_path: Path, transport: str, form: str) -> None:
     channel = "by-token:room"
-    claims: dict[str, Any] = {"ops": ["subscribe", "publish", "history", "presence"]}
-    tokens = {"connectionTokens": [token("ann")], "channelTokens": [token("ann", channel=channel, **claims)]}
+    claims: dict[str, Any] = {"ops": ["subscribe", "publish", "history", "presence"], "info": {"role": "admin"}}
+    tokens = {
+        "connectionTokens": [token("ann", info={"name": "Ann €"})],
+        "channelTokens": [token("ann", channel=channel, **claims)],
+    }
     async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet:
         about = {"count": 3, "form": form, "transport": transport, "channel": channel}
         async with centrifuge_js(url_of(fleet), **about, **tokens) as clients:
@@ -154,6 +157,12 @@ async def test_presence_history_and_calls(tmp_path: Path, transport: str, form: 
             present = (await clients.call("presence"))["clients"]
             assert present.keys() == {each["id"] for each in clients.of("connected")}
             assert {each["user"] for each in present.values()} == {"ann"}
+            own = clients.of("connected", 0)[0]["id"]
+            publisher = {"user": "ann", "client": own, "connInfo": {"name": "Ann €"}, "chanInfo": {"role": "admin"}}
+            assert publisher.items() <= present[own].items()
+            assert [each["info"] for each in clients.of("pub")] == [publisher] * 9
+            assert [each["info"] for each in page["publications"]] == [publisher] * 2
+            assert publisher in [each["info"] for each in clients.of("join")]
             assert await clients.call("presenceStats") == {"numClients": 3, "numUsers": 1}
             found = await clients.call("rpc", method="chat.join", data={"channel": "lobby"})
             assert found["data"]["members"] == ["ann"]
