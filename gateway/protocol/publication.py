@@ -246,11 +246,13 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _read_sequenced(rest: bytes, payload: bytes) -> Publication:
     fields, is_addressed, selector = rest.partition(b" {")
-    position, previous_tag, encoding, *words = fields.decode("ascii").split(" ")
+    words = fields.decode("ascii").split(" ")
+    position, previous_tag, encoding = words[:3]
     if encoding not in ("j", "m"):
         raise UnknownVersion("Unknown encoding")
-    attributes = words[0][1:].encode() if words and words[0][:1] == "=" else b""
-    publication = Publication(payload, Position.parse(position), previous_tag, attributes=attributes)
+    publication = Publication(payload, Position.parse(position), previous_tag)
+    if len(words) > 3 and words[3][:1] == "=":
+        publication = replace(publication, attributes=words[3][1:].encode())
     if is_addressed:
         publication = replace(publication, selector=_selector(b"{" + selector))
     return publication if encoding == "j" else _from_msgpack(publication)

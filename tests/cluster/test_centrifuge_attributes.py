@@ -18,6 +18,7 @@ from tests.support.clients.centrifuge_protobuf import connected_by_protobuf
 from tests.support.scenarios.centrifuge_nodes import token
 from tests.support.scenarios.protocol_nodes import Nodes, until_heard
 from tests.support.servers.hook_backend import HookBackend
+from tests.support.servers.shared import SharedServers
 
 KEY: Final = "a-key-of-a-backend-0123456789abcdef"
 KEPT: Final = "kept.room"
@@ -330,6 +331,32 @@ async def test_stored_bytes_count_the_info(nodes: Nodes) -> None:
         with pytest.raises(CommandFailed, match="111"):
             for _ in range(20):
                 await bob.call("publish", channel=KEPT, data=1)
+
+
+async def test_a_redis_cluster_carries_them(shared: SharedServers) -> None:
+    async with shared.lend("cluster") as server, AsyncExitStack() as stack:
+        nodes = Nodes(server.url, stack)
+        urls = [await nodes.start(**ENV) for _ in range(2)]
+        for channel in (*(f"kept.{number}" for number in range(4)), *(f"plain.{number}" for number in range(4))):
+            async with connected(urls[0]) as reader, connected(urls[1], token("ann", info=ANN)) as ann:
+                begun = await reader.call("subscribe", channel=channel)
+                await ann.call("publish", channel=channel, data=1)
+                for key in (None, "once", "once"):
+                    reply = await called(nodes, "publish", channel=channel, data=2, tags=TAGS, idempotency_key=key)
+                    assert "result" in reply
+                await called(nodes, "publish", channel=channel, data=3)
+                found = [await reader.push(channel, "pub") for _ in range(4)]
+                assert [(each["data"], each.get("tags")) for each in found] == [
+                    (1, None),
+                    (2, TAGS),
+                    (2, TAGS),
+                    (3, None),
+                ]
+                assert ["info" in each for each in found] == [True, False, False, False]
+            if channel.startswith("kept"):
+                async with connected(urls[1]) as again:
+                    recovered = await again.call("subscribe", channel=channel, **place_of(begun))
+                    assert recovered["publications"] == found
 
 
 # -- chan_info --------------------------------------------------------------------------------------------------------

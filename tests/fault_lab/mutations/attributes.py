@@ -63,8 +63,8 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="attributes: later nodes may add words",
         file="gateway/protocol/publication.py",
-        old='if words and words[0][:1] == "=" else',
-        new="if words else",
+        old='    if len(words) > 3 and words[3][:1] == "=":\n',
+        new="    if len(words) > 3:\n",
         argv=test(UNIT, "test_further_words_of_later_nodes_are_ignored"),
     ),
     Mutation(
