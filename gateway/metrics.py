@@ -153,6 +153,7 @@ class Metrics:
         self.webhook_events_waiting = gauge(
             "webhook_events_waiting", "Events of Pusher's webhooks that this node is to send."
         )
+        self.watched_users = gauge("watched_users", "Users on watchlists of Pusher's clients of this node.")
         self.client_errors = counter("client_errors_total", "Refused input of clients, by code.", "code")
         self.limit_hits = counter("limit_hits_total", "Times a limit was applied.", "limit")
         self.draining = gauge("draining", "1 while the node drains.")

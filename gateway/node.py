@@ -100,6 +100,7 @@ class Node:
         self.is_redis_full: Callable[[], bool] = lambda: False  # set by the watcher of Redis' memory
         self.redis_refusal: Callable[[], str] = str
         self.webhooks: WebhookReports | None = None  # set by them; None = there are none
+        self.after_interruption: Callable[[], object] = lambda: None  # set by the users of watchlists
         self.cluster_limits = ClusterLimiter(
             cluster_limits or ClusterLimits(),
             limit_store or LocalLimitStore(),
@@ -376,6 +377,7 @@ class Node:
             self._repair.interrupted()
         if self._roster_sync is not None:
             self._roster_sync.interrupted()
+        self.after_interruption()
 
     def _pass_on(self, key: str, steps: Sequence[Step]) -> None:
         self._fanout.pass_on(key, steps)

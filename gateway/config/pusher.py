@@ -70,7 +70,7 @@ class PusherApp:
 
     client_events: clients may send `client-` events. data_max_bytes: of an event's data, from the HTTP API.
     webhook_url: of the backend, which gets the webhook_events; "" = none are sent. subscription_counts: tell clients
-    how many subscribers their channels have.
+    how many subscribers their channels have. watchlists: tell clients which users on their watchlists are online.
     """
 
     id: str
@@ -82,6 +82,7 @@ class PusherApp:
     webhook_url: str = ""
     webhook_events: tuple[str, ...] = tuple(each for each in WEBHOOK_EVENTS if each != "client_event")
     subscription_counts: bool = False
+    watchlists: bool = False
 
 
 _TYPES: Final = {name: kind for name, kind in get_type_hints(PusherApp, include_extras=True).items() if name != "id"}

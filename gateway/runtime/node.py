@@ -26,6 +26,7 @@ from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.outbound.jwks import remote_keys
 from snorky.gateway.http.protocols.pusher.node_webhooks import running_webhooks
+from snorky.gateway.http.protocols.pusher.watchlists.online_users import OnlineUsers
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
 from snorky.gateway.redis import EmbeddedServer, RedisBackend
@@ -85,6 +86,8 @@ async def running_node(
         )
         for registry in registries:
             node.attach(registry)
+        online_users = OnlineUsers()  # also without such apps: it makes the notices of nodes that die
+        node.attach(ServiceRegistry([online_users]))
         problems = problems_of_hooks(settings.hooks, itertools.chain(*registries))
         if problems:
             raise ConfigurationError("\n".join(problems))
@@ -96,6 +99,10 @@ async def running_node(
             node.redis_refusal = lambda: watch.refusal
             topology.report(lambda: _state(node, public_url), metrics)
         await _start_webhooks(node, topology, settings, stack)
+        if any(app.watchlists for app in (settings.public.pusher_apps or {}).values()):
+            if topology is None:
+                raise ConfigurationError("[public.pusher_apps] watchlists need Redis, and this node has another broker")
+            await stack.enter_async_context(online_users.running(node))
         yield node
 
 

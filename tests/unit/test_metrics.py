@@ -26,6 +26,7 @@ COUNTED = {  # gauges of things have no unit; process_ names are the client libr
     "snorky_hook_waiting",
     "snorky_webhook_events_waiting",
     "snorky_unread_clients",
+    "snorky_watched_users",
 }
 
 

@@ -30,11 +30,12 @@ from snorky.gateway.http.protocols.pusher.events import (
 )
 from snorky.gateway.http.protocols.pusher.names import ChannelKind, is_channel, kind_of, socket_id_of
 from snorky.gateway.http.protocols.pusher.signatures import is_signed
+from snorky.gateway.http.protocols.pusher.users import object_in, user_id_of
+from snorky.gateway.http.protocols.pusher.watchlists.client_watchlist import ClientWatchlist
 from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.protocol.attributes import entry_data, infos_in
-from snorky.gateway.protocol.codec import Envelope, Json, decode_json
+from snorky.gateway.protocol.codec import Envelope, Json
 from snorky.gateway.protocol.foreign import SubscribeTerms
-from snorky.gateway.protocol.identities import identity_text
 from snorky.gateway.sdk.registry import call_id_of, send_error
 
 __all__ = ["PusherClient"]
@@ -43,7 +44,6 @@ _log = structlog.get_logger("snorky.pusher")
 
 ACTIVITY_TIMEOUT_S: Final = 120  # of silence, after which clients send a ping
 CLIENT_EVENTS_PER_S: Final = 10.0
-WATCHLIST_MAX: Final = 100
 _READING: Final = frozenset(("subscribe", "history", "presence"))
 _SENDING: Final = _READING | {"publish"}
 
@@ -57,7 +57,7 @@ class _Refused(SnorkyError):
 class PusherClient:
     """The `Frontend` of a connection of one app."""
 
-    __slots__ = ("_app", "_connection", "_counted", "_endpoint", "_members", "_sent_s", "_task", "_user")
+    __slots__ = ("_app", "_connection", "_counted", "_endpoint", "_members", "_sent_s", "_task", "_user", "_watchlist")
 
     authenticates = True  # see `Frontend`: by signatures
 
@@ -69,6 +69,7 @@ class PusherClient:
         self._counted: set[str] | tuple[()] = ()  # channels whose number of subscribers contains this client
         self._sent_s = 0.0  # the time up to which client events are paid for
         self._user: dict[str, Any] | None = None  # `user_data`, once it has signed in
+        self._watchlist: ClientWatchlist | None = None  # likewise
         self._task: asyncio.Task[None] | None = None
 
     def established(self) -> bytes:
@@ -80,6 +81,8 @@ class PusherClient:
         """Cancel what is in progress: the connection has ended."""
         if self._task is not None:
             self._task.cancel()
+        if self._watchlist is not None:
+            self._watchlist.stop()
         for channel in tuple(self._counted):
             self._uncount(channel)
 
@@ -162,10 +165,10 @@ class PusherClient:
         operations = _SENDING if kind.has_client_events and self._app.client_events else _READING
         if not kind.is_presence:
             return SubscribeTerms(operations, replays_last=kind.is_cache)
-        member = self._user if described is None else _object_in(described)
+        member = self._user if described is None else object_in(described)
         if member is None:
             raise InvalidMessage("A presence channel needs channel_data with a user_id, or a user who has signed in")
-        identity = _user_id(member.get("id" if described is None else "user_id"))
+        identity = user_id_of(member.get("id" if described is None else "user_id"))
         return SubscribeTerms(
             operations, identity, entry_data(member.get("user_info")), lists_members=True, replays_last=kind.is_cache
         )
@@ -214,19 +217,19 @@ class PusherClient:
         if not isinstance(text, str) or not is_signed(self._app, signed, data.get("auth")):
             self._connection.close(CloseCode.BAD_TOKEN, "Invalid signature")
             return
-        user = _object_in(text)
-        identity, watched = _user_id(user.get("id")), user.get("watchlist")
-        if isinstance(watched, list) and len(watched) > WATCHLIST_MAX:
-            self._tell(_error(ErrorCode.WATCHLIST_TOO_LONG, "The watchlist is too long"))
+        user = object_in(text)
+        identity = user_id_of(user.get("id"))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._identify(identity, user, text))
         else:
             raise InvalidMessage("Sign in once")
 
     async def _identify(self, identity: str, user: dict[str, Any], text: str) -> None:
-        connection = self._connection
+        connection, node = self._connection, self._endpoint.node
+        watchlist = self._watchlist or ClientWatchlist(node, self._app, connection)
         try:
-            await self._endpoint.node.auth.identify(connection, identity)
+            await node.auth.identify(connection, identity)
+            refusal = await watchlist.enter(identity)
         except SnorkyError as error:
             is_passing = error.code in PASSING
             connection.close(CloseCode.INTERNAL_ERROR if is_passing else CloseCode.BAD_TOKEN, f"{error.code}: {error}")
@@ -235,7 +238,11 @@ class PusherClient:
             connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
         else:
             self._user = user
+            self._watchlist = watchlist
             self._tell(encode_event("pusher:signin_success", {"user_data": text}))
+            for each in (refusal, watchlist.watch(user.get("watchlist"))):
+                if each is not None:
+                    self._tell(_error(*each))
 
     # -- Frontend ------------------------------------------------------------------------------------------------
 
@@ -351,23 +358,6 @@ def _channel_of(name: object) -> str:
     if not is_channel(name):
         raise InvalidChannel("A channel's name has 1 to 200 of A-Z a-z 0-9 _ - = @ , . ;")
     return str(name)
-
-
-def _object_in(text: object) -> dict[str, Any]:
-    """Decode a text that is a JSON object. Raises InvalidMessage."""
-    value = decode_json(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else None
-    if not isinstance(value, dict):
-        raise InvalidMessage("Expected a text that is a JSON object")
-    return value
-
-
-def _user_id(value: object) -> str:
-    """Return a user's id as a text: libraries send numbers too. Raises InvalidMessage."""
-    try:
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        return identity_text(str(value) if is_number else value)
-    except ValueError as error:
-        raise InvalidMessage(str(error)) from None
 
 
 def _subscription_error(channel: str, code: str, text: str) -> bytes:

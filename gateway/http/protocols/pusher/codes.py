@@ -22,6 +22,7 @@ class ErrorCode(IntEnum):
     OVER_CAPACITY = 4100
     RECONNECT = 4200
     CLIENT_EVENT_REFUSED = 4301
+    WATCHLISTS_OFF = 4301  # the same code
     WATCHLIST_TOO_LONG = 4302
 
 
