@@ -46,7 +46,7 @@ async def refused(client: PusherClient, channel: str) -> int:
 
 async def test_user_who_signed_in_receives_what_is_sent_to_it_on_any_node(nodes: Nodes, url: str) -> None:
     other_url = await nodes.start()
-    user = json.dumps({"id": "ann", "user_info": {"name": "Ann"}, "watchlist": ["bob"]})
+    user = json.dumps({"id": "ann", "user_info": {"name": "Ann"}})
     async with connected(url) as ann, connected(other_url) as again, Publisher(nodes.redis_url) as publisher:
         for each in (ann, again):
             await each.sign_in(user)
@@ -120,14 +120,6 @@ async def test_second_sign_in_does_not_change_who_a_client_is(url: str) -> None:
         assert await refused(client, "#server-to-user-bob") == 401
         await client.sign_in({"id": "bob"})
         assert (await client.ended())[0] == 4009
-
-
-async def test_long_watchlist_is_an_error_and_the_user_is_signed_in(url: str) -> None:
-    async with connected(url) as client:
-        await client.sign_in({"id": "ann", "watchlist": [f"user-{number}" for number in range(101)]})
-        assert (await client.data("pusher:error"))["code"] == 4302
-        await client.event("pusher:signin_success")
-        assert await client.fence() == []
 
 
 # -- `[auth] required` ------------------------------------------------------------------------------------------------

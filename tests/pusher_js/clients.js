@@ -28,6 +28,9 @@ function client(number) {
   pusher.connection.bind("error", (error) => note("error", { code: (error.error ?? error).data?.code ?? null }));
   pusher.connection.bind("message", ({ event }) => event === "pusher:pong" && note("pong"));
   pusher.user.bind("news", (data) => note("to user", { data }));
+  for (const event of ["online", "offline"]) {
+    pusher.user.watchlist.bind(event, ({ name, user_ids }) => note("watchlist", { event, name, users: user_ids }));
+  }
   pusher.bind("pusher:signin_success", ({ user_data }) => note("signed in", { user: JSON.parse(user_data) }));
 
   function subscribe(name) {

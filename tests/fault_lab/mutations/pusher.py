@@ -17,6 +17,7 @@ CODES = "gateway/http/protocols/pusher/codes.py"
 EVENTS = "gateway/http/protocols/pusher/events.py"
 NAMES = "gateway/http/protocols/pusher/names.py"
 RENDERING = "gateway/http/protocols/pusher/rendering.py"
+USER = "gateway/http/protocols/pusher/users.py"
 SOCKET = "gateway/http/protocols/pusher/websocket.py"
 CONFIG = "gateway/config/pusher.py"
 PUBLISHING = "services/pubsub/publishing.py"
@@ -68,13 +69,6 @@ PUSHER_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(USERS, "test_second_sign_in_does_not_change_who_a_client_is"),
     ),
     Mutation(
-        guard="pusher: length of a watchlist",
-        file=CLIENT,
-        old="if isinstance(watched, list) and len(watched) > WATCHLIST_MAX:",
-        new="if False:",
-        argv=test(USERS, "test_long_watchlist_is_an_error_and_the_user_is_signed_in"),
-    ),
-    Mutation(
         guard="pusher: public channels where an identity is required",
         file=CLIENT,
         old="if self._endpoint.registry.requires_identity and connection.identity is None:",
@@ -90,14 +84,14 @@ PUSHER_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="pusher: numbers as user ids",
-        file=CLIENT,
+        file=USER,
         old="identity_text(str(value) if is_number else value)",
         new="identity_text(value)",
         argv=test(PRESENCE, "test_number_as_a_user_id_is_its_text"),
     ),
     Mutation(
         guard="pusher: a flag is no user id",
-        file=CLIENT,
+        file=USER,
         old="isinstance(value, int) and not isinstance(value, bool)",
         new="isinstance(value, int)",
         argv=test(PRESENCE, "test_member_without_a_user_id_is_refused_also_if_it_is_signed"),

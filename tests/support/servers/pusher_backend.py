@@ -6,7 +6,7 @@ async with PusherBackend() as backend:
     await backend.publish("http://127.0.0.1:8080", "number", 7, ["orders"])
 
 It refuses channels with `forbidden` in their name, and signs those with `forged` wrongly. Members of a channel with
-`by-sign-in` in its name are the users who signed in.
+`by-sign-in` in its name are the users who signed in. Users have the watchlists in `watchlists`.
 """
 
 import base64
@@ -45,6 +45,7 @@ class PusherBackend:
         self.page = page
         self.questions: list[dict[str, str]] = []
         self.headers: list[dict[str, str]] = []  # of the questions
+        self.watchlists: dict[str, Any] = {}  # by users
         self.url = ""
         self._script = script
         self._runner: web.AppRunner | None = None
@@ -124,7 +125,8 @@ class PusherBackend:
         form = await self._form(request)
         if not form["user"]:
             return web.json_response({"error": "no"}, status=403)
-        user = json.dumps({"id": form["user"], "user_info": {"name": form["user"].title()}})
+        watchlist = {"watchlist": self.watchlists[form["user"]]} if form["user"] in self.watchlists else {}
+        user = json.dumps({"id": form["user"], "user_info": {"name": form["user"].title()}, **watchlist})
         signature = _sign(f"{form['socket_id']}::user::{user}")
         return web.json_response({"auth": f"{KEY}:{signature}", "user_data": user})
 

@@ -58,7 +58,7 @@ class OnlineUsers(Service):
         self._late_s = late_s
         self._grace_s = grace_s
         self._grace_until_s = 0.0
-        self._watched = watched or Watched()
+        self._watched = Watched() if watched is None else watched
         self._listened: set[str] = set()
         # in the order of the work; a dict would search its removed entries each time
         self._to_listen: OrderedDict[str, None] = OrderedDict()

@@ -1,0 +1,322 @@
+"""Watchlists on one node: what each client is told, and from what a node learns who is online."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snorky.gateway.errors import UnknownService
+from snorky.gateway.http.protocols.pusher.watchlists import online_users
+from snorky.gateway.http.protocols.pusher.watchlists.online_users import OnlineUsers, online_users_of
+from snorky.gateway.http.protocols.pusher.watchlists.watched import Watched, Watcher, user_key
+from snorky.gateway.testing import MemoryCluster, memory_cluster
+from tests.support.processes.tools import eventually
+
+BOB, EVE, ZOE = (user_key("shop", each) for each in ("bob", "eve", "zoe"))
+
+
+def events_in(event: bytes) -> dict[str, list[str]]:
+    """Return the ids of users by what they are now."""
+    found = json.loads(event)
+    assert found.keys() == {"event", "data"} and found["event"] == "pusher_internal:watchlist_events"
+    events = json.loads(found["data"])["events"]
+    assert all(each["user_ids"] for each in events)
+    return {each["name"]: each["user_ids"] for each in events}
+
+
+def taken(watched: Watched) -> list[tuple[Watcher, dict[str, list[str]]]]:
+    found = []
+    while (each := watched.take()) is not None:
+        found.append((each[0], events_in(each[1])))
+    return found
+
+
+# -- Watched ----------------------------------------------------------------------------------------------------------
+
+
+def test_client_is_told_in_one_event_when_all_of_its_users_are_known() -> None:
+    watched, ann = Watched(), Watcher([ZOE, BOB, EVE, BOB], print)
+    assert watched.add(ann) == [ZOE, BOB, EVE]
+    watched.set(BOB, is_online=True)
+    watched.set(ZOE, is_online=True)
+    assert taken(watched) == []
+    watched.set(EVE, is_online=False)
+    assert taken(watched) == [(ann, {"online": ["zoe", "bob"]})]
+    dan = Watcher([EVE, BOB], print)
+    assert watched.add(dan) == []
+    assert taken(watched) == [(dan, {"online": ["bob"]})], "all are known already"
+
+
+def test_changes_at_one_moment_are_one_event_and_those_that_cancel_each_other_none() -> None:
+    watched, ann = Watched(), Watcher([BOB, EVE], print)
+    watched.add(ann)
+    watched.set(BOB, is_online=True)
+    watched.set(EVE, is_online=False)
+    assert taken(watched) == [(ann, {"online": ["bob"]})]
+    watched.set(BOB, is_online=False)
+    watched.set(EVE, is_online=True)
+    assert taken(watched) == [(ann, {"online": ["eve"], "offline": ["bob"]})]
+    watched.set(EVE, is_online=False)
+    watched.set(EVE, is_online=True)
+    assert taken(watched) == []
+
+
+def test_list_that_does_not_fit_is_refused_as_a_whole() -> None:
+    watched, ann, dan = Watched(users_max=2), Watcher([BOB], print), Watcher([BOB, EVE, ZOE], print)
+    assert watched.add(ann) == [BOB]
+    assert watched.add(dan) is None and watched.keys() == [BOB]
+    assert watched.discard(dan) == []
+    assert watched.add(Watcher([BOB, EVE], print)) == [EVE]
+    assert watched.add(Watcher([EVE], print)) == [], "known users take no place"
+
+
+def test_ids_of_users_may_contain_blanks() -> None:
+    watched, ann = Watched(), Watcher([user_key("shop", "a b  c ")], print)
+    watched.add(ann)
+    watched.set("shop a b  c ", is_online=True)
+    assert taken(watched) == [(ann, {"online": ["a b  c "]})]
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-set"), st.integers(0, 3), st.sampled_from("abc"), st.booleans())))
+def test_clients_know_the_state_of_their_users_after_each_event(steps: list[tuple[str, int, str, bool]]) -> None:
+    watched = Watched()
+    watchers: dict[int, Watcher] = {}
+    known: dict[Watcher, set[str]] = {}
+    state: dict[str, bool] = {}
+    for what, number, letter, flag in steps:
+        if what == "+" and number not in watchers:
+            watcher = watchers[number] = Watcher(
+                [user_key("s", each) for each in ("ab", "bc", "c", "abc")[number]], print
+            )
+            known[watcher] = set()
+            watched.add(watcher)
+        elif what == "-" and number in watchers:
+            for key in watched.discard(watchers.pop(number)):
+                state.pop(key, None)
+        elif user_key("s", letter) in watched:
+            state[user_key("s", letter)] = flag
+            watched.set(user_key("s", letter), is_online=flag)
+        if flag:
+            continue  # some changes are taken together
+        for watcher, events in taken(watched):
+            assert watcher in watchers.values()
+            come, gone = set(events.get("online", ())), set(events.get("offline", ()))
+            assert not come & known[watcher] and gone <= known[watcher]
+            known[watcher] = (known[watcher] | come) - gone
+        for watcher in watchers.values():
+            are_known = all(key in state for key in watcher.users)
+            online = {key.partition(" ")[2] for key in watcher.users if state.get(key)}
+            assert known[watcher] == (online if are_known else set())
+    assert set(watched.keys()) == {key for each in watchers.values() for key in each.users}
+
+
+# -- OnlineUsers ------------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """Watches some users on a node, and knows who is online."""
+
+    def __init__(self, cluster: MemoryCluster, node: int, *keys: str) -> None:
+        self.online: set[str] = set()
+        self.told: list[dict[str, list[str]]] = []
+        self.users = users_of(cluster, node)
+        self.watcher = Watcher(keys, self._hear)
+
+    def _hear(self, event: bytes) -> None:
+        found = events_in(event)
+        self.told.append(found)
+        self.online = (self.online | set(found.get("online", ()))) - set(found.get("offline", ()))
+
+    def watch(self) -> "Client":
+        assert self.users.watch(self.watcher)
+        return self
+
+    async def knows(self, *users: str) -> None:
+        async def is_so() -> bool:
+            return self.online == set(users)
+
+        await eventually(is_so, within_s=10.0, what=f"{users} are online, told {self.told}")
+
+
+def users_of(cluster: MemoryCluster, node: int) -> OnlineUsers:
+    found = online_users_of(cluster.nodes[node])
+    assert found is not None
+    return found
+
+
+@asynccontextmanager
+async def town(count: int = 2, **options: Any) -> AsyncIterator[MemoryCluster]:
+    """Run nodes with watchlists. A user is offline at once, unless the options of OnlineUsers say otherwise."""
+    options = {"late_s": 0.0, "grace_s": 0.0, **options}
+    async with memory_cluster(count, lambda: [OnlineUsers(**options)]) as cluster, AsyncExitStack() as stack:
+        for number, node in enumerate(cluster.nodes):
+            await stack.enter_async_context(users_of(cluster, number).running(node))
+        yield cluster
+
+
+async def signed_in(cluster: MemoryCluster, node: int, key: str) -> Any:
+    """Connect a user."""
+    user = key.partition(" ")[2]
+    client = await cluster.connect(node, user)
+    await users_of(cluster, node).enter(client.connection, key, user)
+    return client
+
+
+async def test_user_is_online_from_its_first_connection_to_its_last_on_any_node() -> None:
+    async with town(3) as cluster:
+        first = await signed_in(cluster, 1, BOB)
+        ann = Client(cluster, 0, BOB, EVE).watch()
+        await ann.knows("bob")
+        second = await signed_in(cluster, 2, BOB)
+        eve = await signed_in(cluster, 0, EVE)
+        await ann.knows("bob", "eve")
+        first.disconnect()
+        eve.disconnect()
+        await ann.knows("bob")
+        second.disconnect()
+        await ann.knows()
+        expected = [{"online": ["bob"]}, {"online": ["eve"]}, {"offline": ["eve"]}, {"offline": ["bob"]}]
+        assert ann.told == expected
+
+
+async def test_users_of_a_node_that_dies_are_offline() -> None:
+    async with town(3) as cluster:
+        await signed_in(cluster, 1, BOB)
+        await signed_in(cluster, 1, EVE)
+        await signed_in(cluster, 2, EVE)
+        ann = Client(cluster, 0, BOB, EVE).watch()
+        await ann.knows("bob", "eve")
+        cluster.kill(1)
+        await ann.knows("eve")
+
+
+async def test_node_that_missed_notices_tells_the_true_state() -> None:
+    async with town() as cluster:
+        bob = await signed_in(cluster, 1, BOB)
+        ann = Client(cluster, 0, BOB, EVE).watch()
+        await ann.knows("bob")
+        with cluster.messages_lost(0):
+            bob.disconnect()
+            await signed_in(cluster, 1, EVE)
+            await cluster.settle()
+        await ann.knows("eve")
+
+
+async def test_users_who_are_missing_after_an_interruption_stay_online_for_a_while() -> None:
+    async with town(grace_s=0.3) as cluster:
+        bob = await signed_in(cluster, 1, BOB)
+        ann = Client(cluster, 0, BOB).watch()
+        await ann.knows("bob")
+        with cluster.messages_lost(0):
+            bob.disconnect()
+            await cluster.settle()
+        began_s = asyncio.get_running_loop().time()
+        await ann.knows()
+        assert asyncio.get_running_loop().time() - began_s > 0.25
+
+
+async def test_time_of_a_user_who_leaves_again_begins_again() -> None:
+    async with town(late_s=100.0) as cluster:
+        ann = Client(cluster, 0, BOB).watch()
+        timers, left = ann.users._timers, list[float]()
+        for _ in range(2):
+            bob = await signed_in(cluster, 1, BOB)
+            await ann.knows("bob")
+            await cluster.settle()
+            assert not timers, "bob is back"
+            bob.disconnect()
+            await eventually(lambda: _is_in(BOB, timers), within_s=10.0, what="bob's time has begun")
+            left.append(timers[BOB].when())
+        assert left[1] > left[0]
+        assert ann.told == [{"online": ["bob"]}]
+
+
+async def _is_in(key: str, timers: dict[str, Any]) -> bool:
+    return key in timers
+
+
+async def test_lost_notice_is_noticed_without_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_users, "AGAIN_S", 0.1)
+    async with town() as cluster:
+        bob = await signed_in(cluster, 1, BOB)
+        ann = Client(cluster, 0, BOB, EVE).watch()
+        await ann.knows("bob")
+        cluster.brokers[0].is_lossy = True
+        bob.disconnect()
+        await signed_in(cluster, 1, EVE)
+        await ann.knows("eve")
+
+
+async def test_list_that_comes_while_redis_does_not_answer_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_users, "RETRY_S", 0.01)
+    async with town() as cluster:
+        await signed_in(cluster, 1, BOB)
+        ann = Client(cluster, 0, BOB, EVE)
+        with cluster.redis_unavailable():
+            ann.watch()
+            await cluster.settle()
+        cluster.directory.is_failing = True  # it can listen, and not read
+        await cluster.settle()
+        assert not ann.told
+        cluster.directory.is_failing = False
+        await ann.knows("bob")
+        assert ann.told == [{"online": ["bob"]}]
+
+
+async def test_user_whose_last_watcher_goes_before_the_node_listens_is_not_listened_to() -> None:
+    async with town() as cluster:
+        await signed_in(cluster, 1, BOB)
+        key, broker = f"pusher.users:{BOB}", cluster.brokers[0]
+        broker.gate.clear()
+        gone = Client(cluster, 0, BOB).watch()
+        await cluster.settle()
+        gone.users.unwatch(gone.watcher)
+        broker.gate.set()
+
+        async def is_given_up() -> bool:
+            return broker.unsubscribed == [key] and not broker.subscribed & {key}
+
+        await eventually(is_given_up, within_s=10.0, what="the channel is given up")
+        assert gone.told == []
+        broker.gate.clear()
+        gone.watch()
+        await cluster.settle()
+        gone.users.unwatch(gone.watcher)
+        ann = Client(cluster, 0, BOB).watch()
+        broker.gate.set()
+        await ann.knows("bob")
+        (await signed_in(cluster, 1, BOB)).disconnect()
+        assert key in broker.subscribed and gone.told == []
+
+
+async def test_client_that_fails_does_not_keep_others_from_their_events() -> None:
+    def fail(_event: bytes) -> None:
+        raise RuntimeError("a broken transport")
+
+    async with town() as cluster:
+        assert users_of(cluster, 0).watch(Watcher([BOB], fail))
+        ann = Client(cluster, 0, BOB).watch()
+        await signed_in(cluster, 1, BOB)
+        await ann.knows("bob")
+
+
+async def test_node_watches_a_limited_number_of_users() -> None:
+    async with town(1, watched=Watched(users_max=2)) as cluster:
+        users, registry = users_of(cluster, 0), cluster.nodes[0].metrics.registry
+        assert not users.watch(Watcher([BOB, EVE, ZOE], print))
+        assert registry.get_sample_value("snorky_limit_hits_total", {"limit": "watched_users"}) == 1
+        assert registry.get_sample_value("snorky_watched_users") == 0
+        Client(cluster, 0, BOB, EVE).watch()
+        assert registry.get_sample_value("snorky_watched_users") == 2
+
+
+async def test_no_message_reaches_the_users() -> None:
+    async with town(1) as cluster:
+        client = await cluster.connect(0)
+        with pytest.raises(UnknownService):
+            users_of(cluster, 0).on_message(client.connection, {})
