@@ -26,7 +26,7 @@ from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.outbound.jwks import remote_keys
 from snorky.gateway.http.protocols.pusher.node_webhooks import running_webhooks
-from snorky.gateway.http.protocols.pusher.watchlists.online_users import OnlineUsers
+from snorky.gateway.http.protocols.pusher.users.online_users import OnlineUsers
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
 from snorky.gateway.redis import EmbeddedServer, RedisBackend

@@ -8,8 +8,8 @@ from typing import Any, Final
 import pytest
 from redis.asyncio import Redis
 
-from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.http.protocols.pusher.watchlists.online_users import OnlineUsers, online_users_of
+from snorky.gateway.errors import BrokerUnavailable, LimitExceeded, SnorkyError
+from snorky.gateway.http.protocols.pusher.users.online_users import OnlineUsers, online_users_of
 from tests.support.clients.pusher import PusherClient, connected
 from tests.support.clients.pusher_xhr import connected_xhr
 from tests.support.processes.nodes import NodeProcess, RedisProcess
@@ -293,18 +293,21 @@ async def test_app_without_watchlists_says_so_and_stores_nothing(nodes: Nodes) -
             assert not await redis.keys("*{pusher.users:*")
 
 
-async def test_failure_of_redis_ends_the_connection_which_then_signs_in_again(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [BrokerUnavailable("enter"), LimitExceeded("stored_bytes_per_ip", "Wait", code="rate_limited")]
+)
+async def test_failure_that_passes_ends_the_connection_which_then_signs_in_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, error: SnorkyError
 ) -> None:
     async def fail(*_: Any, **__: Any) -> None:
-        raise BrokerUnavailable("enter")
+        raise error
 
     url = await nodes.start(**ON)
     async with connected(url) as ann:
         monkeypatch.setattr(nodes.gateways[0].node.ownership.directory, "enter", fail)
         await ann.sign_in({"id": "ann", "watchlist": ["bob"]})
         code, reason = await ann.ended()
-        assert code == 4100 and reason.startswith("unavailable")
+        assert code == 4100 and reason.startswith(error.code)
         assert ann.heard == []
     await until_watched(nodes, 0)
 

@@ -25,6 +25,7 @@ from tests.fault_lab.mutations.pusher import PUSHER_MUTATIONS
 from tests.fault_lab.mutations.pusher_api import PUSHER_API_MUTATIONS
 from tests.fault_lab.mutations.pusher_counts import PUSHER_COUNTS_MUTATIONS
 from tests.fault_lab.mutations.pusher_guards import PUSHER_GUARDS_MUTATIONS
+from tests.fault_lab.mutations.pusher_watchlists import PUSHER_WATCHLISTS_MUTATIONS
 from tests.fault_lab.mutations.pusher_webhooks import PUSHER_WEBHOOKS_MUTATIONS
 from tests.fault_lab.mutations.pusher_xhr import PUSHER_XHR_MUTATIONS
 from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
@@ -51,6 +52,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PUSHER_GUARDS_MUTATIONS,
     *PUSHER_WEBHOOKS_MUTATIONS,
     *PUSHER_COUNTS_MUTATIONS,
+    *PUSHER_WATCHLISTS_MUTATIONS,
     *PUSHER_XHR_MUTATIONS,
     *PUSHER_API_MUTATIONS,
     *SERVICES_MUTATIONS,

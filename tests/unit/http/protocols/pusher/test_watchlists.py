@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snorky.gateway.errors import UnknownService
-from snorky.gateway.http.protocols.pusher.watchlists import online_users
-from snorky.gateway.http.protocols.pusher.watchlists.online_users import OnlineUsers, online_users_of
-from snorky.gateway.http.protocols.pusher.watchlists.watched import Watched, Watcher, user_key
+from snorky.gateway.http.protocols.pusher.users import online_users
+from snorky.gateway.http.protocols.pusher.users.online_users import OnlineUsers, online_users_of
+from snorky.gateway.http.protocols.pusher.users.watched import Watched, Watcher, user_key
 from snorky.gateway.testing import MemoryCluster, memory_cluster
 from tests.support.processes.tools import eventually
 
@@ -233,6 +233,44 @@ async def test_time_of_a_user_who_leaves_again_begins_again() -> None:
             await eventually(lambda: _is_in(BOB, timers), within_s=10.0, what="bob's time has begun")
             left.append(timers[BOB].when())
         assert left[1] > left[0]
+        assert ann.told == [{"online": ["bob"]}]
+
+
+async def test_interruption_gives_a_user_who_has_left_more_time() -> None:
+    async with town(late_s=100.0, grace_s=200.0) as cluster:
+        ann = Client(cluster, 0, BOB).watch()
+        bob = await signed_in(cluster, 1, BOB)
+        await ann.knows("bob")
+        bob.disconnect()
+        timers = ann.users._timers
+        await eventually(lambda: _is_in(BOB, timers), within_s=10.0, what="bob's time has begun")
+        cluster.nodes[0].on_interrupted()
+        assert timers[BOB].when() - asyncio.get_running_loop().time() > 150.0
+
+
+async def test_read_that_is_older_than_a_notice_does_not_end_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with town(late_s=100.0) as cluster:
+        ann = Client(cluster, 0, BOB).watch()
+        bob = await signed_in(cluster, 1, BOB)
+        await ann.knows("bob")
+        is_asked, may_answer, directory = asyncio.Event(), asyncio.Event(), cluster.directories[0]
+
+        async def answer_late(rosters: Any) -> list[int]:
+            is_asked.set()
+            await may_answer.wait()
+            return [0] * len(rosters)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(directory, "identity_counts", answer_late)
+            ann.users._read_last(BOB)
+            await is_asked.wait()
+            bob.disconnect()
+            await eventually(lambda: _is_in(BOB, ann.users._timers), within_s=10.0, what="bob's time has begun")
+            may_answer.set()
+            await cluster.settle()
+        await signed_in(cluster, 1, EVE)
+        eve = Client(cluster, 0, EVE).watch()
+        await eve.knows("eve")
         assert ann.told == [{"online": ["bob"]}]
 
 

@@ -6,9 +6,9 @@ from snorky.gateway.config.pusher import PusherApp
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import InvalidChannel, InvalidMessage, LimitExceeded
 from snorky.gateway.http.protocols.pusher.codes import PASSING, ErrorCode
-from snorky.gateway.http.protocols.pusher.users import user_id_of
-from snorky.gateway.http.protocols.pusher.watchlists.online_users import online_users_of
-from snorky.gateway.http.protocols.pusher.watchlists.watched import Watcher, user_key
+from snorky.gateway.http.protocols.pusher.users.online_users import online_users_of
+from snorky.gateway.http.protocols.pusher.users.user_data import user_id_of
+from snorky.gateway.http.protocols.pusher.users.watched import Watcher, user_key
 from snorky.gateway.node import Node
 from snorky.gateway.protocol.codec import channel_name
 

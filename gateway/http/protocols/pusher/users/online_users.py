@@ -28,7 +28,7 @@ import structlog
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.errors import BrokerUnavailable, UnknownService
-from snorky.gateway.http.protocols.pusher.watchlists.watched import Watched, Watcher
+from snorky.gateway.http.protocols.pusher.users.watched import Watched, Watcher
 from snorky.gateway.node import Node
 from snorky.gateway.presence.roster_sync import AFTERMATH_S
 from snorky.gateway.presence.roster_view import GRACE_S
@@ -41,7 +41,7 @@ NAME: Final = "pusher.users"  # no service of the settings can have a dot in its
 LATE_S: Final = 3.0  # as of the webhook `channel_vacated`
 AGAIN_S: Final = 60.0
 PAGE: Final = 100  # users that are read or listened to at once
-PAUSE_S: Final = 0.02  # between pages: 50,000 users take 10 s, and what happens meanwhile is part of the next page
+PAUSE_S: Final = 0.02  # between pages: 50,000 users take 10 s. What happens meanwhile is read first
 RETRY_S: Final = 0.5
 CHUNK: Final = 1_000  # writes per loop tick, as of publications
 
@@ -63,6 +63,7 @@ class OnlineUsers(Service):
         # in the order of the work; a dict would search its removed entries each time
         self._to_listen: OrderedDict[str, None] = OrderedDict()
         self._to_read: OrderedDict[str, bool] = OrderedDict()  # True: it may be offline, if its number is still 0
+        self._to_compare: list[str] = []  # users to read when there is nothing else to read
         self._timers: dict[str, asyncio.TimerHandle] = {}  # of users whose number may be 0
         self._has_work, self._has_news = asyncio.Event(), asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
@@ -151,8 +152,6 @@ class OnlineUsers(Service):
     def _read_late(self, key: str) -> None:
         """Read a user when it has been away for long enough, counted from now."""
         self._end_timer(key)
-        if key in self._to_read:
-            self._to_read[key] = False
         loop = asyncio.get_running_loop()
         self._timers[key] = loop.call_at(max(loop.time() + self._late_s, self._grace_until_s), self._read_last, key)
 
@@ -167,8 +166,7 @@ class OnlineUsers(Service):
             timer.cancel()
 
     def _read_all(self) -> None:
-        for key in self._watched.keys():
-            self._to_read.setdefault(key, False)
+        self._to_compare = self._watched.keys()
         self._wake()
 
     def _read_all_in(self, delay_s: float) -> None:
@@ -199,7 +197,7 @@ class OnlineUsers(Service):
             except Exception:  # the top of a task
                 _log.exception("users of watchlists not read")
                 pause_s = RETRY_S
-            if self._to_listen or self._to_read:
+            if self._to_listen or self._to_read or self._to_compare:
                 self._has_work.set()
             await asyncio.sleep(pause_s)
 
@@ -225,12 +223,14 @@ class OnlineUsers(Service):
     async def _count(self) -> bool:
         """Read some users; False: they must be read again."""
         taken = _taken(self._to_read)
+        while len(taken) < PAGE and self._to_compare:
+            taken.setdefault(self._to_compare.pop(), False)
         keys = [key for key in taken if key in self._watched]
         try:
             numbers = await self.rosters.count_identities(keys)
         except BrokerUnavailable:
             for key in keys:
-                self._to_read[key] = self._to_read.get(key, False) or (taken[key] and key not in self._timers)
+                self._to_read.setdefault(key, taken[key])
             return False
         for key, number in zip(keys, numbers, strict=True):
             self._note(key, number, is_last=taken[key])
