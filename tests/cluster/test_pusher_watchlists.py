@@ -219,7 +219,8 @@ async def test_users_stay_online_while_redis_loses_its_data(nodes: Nodes, urls: 
 
 async def test_users_of_a_node_that_is_killed_are_offline_unless_they_come_back(tmp_path: Any) -> None:
     async with RedisProcess.running(tmp_path) as redis, AsyncExitStack() as stack:
-        env = {**ENV, **ON, "SNORKY_REDIS_URL": redis.url}
+        quiet = {"SNORKY_PUBLIC__PING_INTERVAL_S": "300"}  # clients that are not asked answer no pings
+        env = {**ENV, **ON, **quiet, "SNORKY_REDIS_URL": redis.url}
         victim, other = processes = [NodeProcess(env) for _ in range(2)]
         for node in processes:
             stack.push_async_callback(node.close)
