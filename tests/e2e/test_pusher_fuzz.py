@@ -50,6 +50,7 @@ PREFIX: Final = "snorky"
 ENV: Final = API_ENV | {
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
     "SNORKY_LIMITS__HANDSHAKES_PER_S_PER_IP": "0",
+    f"SNORKY_PUBLIC__PUSHER_APPS__{APP.upper()}__WATCHLISTS": "true",
     "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",
     "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(
         [{"match": "cache-*", "allow_subscribe": "anyone"}, {"match": "*", "allow_subscribe": "anyone"}]
@@ -104,7 +105,9 @@ def some_event(rng: random.Random, socket_id: str, home: str) -> Any:
         event = {"event": "client-" + rng.choice(("a", "a", "", "x" * 300)), "channel": some_value(rng, channel)}
         return event | {"data": some_value(rng, {"n": rng.random()})}
     if kind == "signin":
-        text = some_value(rng, json.dumps({"id": user, "watchlist": some_value(rng, ["bob"] * rng.choice((0, 101)))}))
+        text = some_value(
+            rng, json.dumps({"id": user, "watchlist": some_value(rng, ["bob", "ann", *range(rng.choice((0, 100)))])})
+        )
         data = {"user_data": text, "auth": some_auth(rng, f"{socket_id}::user::{text}")}
         return {"event": "pusher:signin", "data": some_value(rng, data)}
     if kind == "other":
@@ -330,6 +333,7 @@ async def test_ten_thousand_odd_clients_and_requests_affect_no_other_and_leave_n
             assert await called(node.url, "GET", "/channels") == (200, {"channels": {"canary": {}}})
             keys = [make(PREFIX, f"pubsub:{room}") for room in ROOMS for make in (roster_key, counts_key)]
             assert await redis.exists(*keys) == 0, "members are left"
+            assert not await redis.keys("*{pusher.users:*"), "users are left"
             following.cancel()
     finally:
         if following is not None:
