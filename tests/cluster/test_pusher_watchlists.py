@@ -114,7 +114,13 @@ async def test_user_is_online_until_its_last_connection_on_any_node_ends(urls: l
         assert await told(ann) == [("offline", ["bob"])]
 
 
-async def test_reload_of_a_page_makes_no_event(urls: list[str]) -> None:
+async def test_reload_of_a_page_makes_no_event(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snorky.gateway.runtime.node.OnlineUsers", lambda: OnlineUsers(late_s=3.0))
+    urls = [await nodes.start(**ON) for _ in range(3)]
+
+    async def is_away() -> bool:
+        return await nodes.gateways[0].node.ownership.directory.identity_counts(["pusher.users:shop bob"]) == [0]
+
     async with connected(urls[0]) as ann:
         await watching(ann, "ann", ["bob"])
         for number in range(4):
@@ -122,6 +128,7 @@ async def test_reload_of_a_page_makes_no_event(urls: list[str]) -> None:
                 await bob.signed_in({"id": "bob"})
                 if number == 0:
                     assert await told(ann) == [("online", ["bob"])]
+            await eventually(is_away, within_s=20.0, what="bob's connection has ended")
         assert await told(ann) == [("offline", ["bob"])], "nothing before"
 
 

@@ -108,9 +108,16 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="watchlists: a client that fails stops no other",
         file=USERS,
-        old="                except Exception:  # the others must receive theirs\n",
-        new="                except ZeroDivisionError:\n",
+        old="        except Exception:  # the others must receive theirs\n",
+        new="        except ZeroDivisionError:\n",
         argv=test(UNIT, "test_client_that_fails_does_not_keep_others_from_their_events"),
+    ),
+    Mutation(
+        guard="watchlists: the last client that was told is not kept",
+        file=USERS,
+        old="        watcher, event = found\n",
+        new="        self.last = watcher, event = found\n",
+        argv=test(UNIT, "test_client_that_has_gone_is_not_kept"),
     ),
     # -- who is online
     Mutation(
@@ -118,7 +125,7 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
         file=USERS,
         old='            if change.kind == "-":\n                self._read_late(key)\n',
         new='            if change.kind == "-":\n                self._read_last(key)\n',
-        argv=test(HERE, "test_reload_of_a_page_makes_no_event"),
+        argv=test(UNIT, "test_time_of_a_user_who_leaves_again_begins_again"),
     ),
     Mutation(
         guard="watchlists: time of a user who is back",

@@ -254,15 +254,21 @@ class OnlineUsers(Service):
         while True:
             await self._has_news.wait()
             self._has_news.clear()
-            while (found := self._watched.take()) is not None:
-                watcher, event = found
-                try:
-                    watcher.write(event)
-                except Exception:  # the others must receive theirs
-                    _log.exception("a client was not told who is online")
+            while self._tell_next():
                 written += 1
                 if written % CHUNK == 0:
                     await asyncio.sleep(0)
+
+    def _tell_next(self) -> bool:
+        """Write the next event; False: there is none. Not in `_tell`, whose variables would keep the last client."""
+        if (found := self._watched.take()) is None:
+            return False
+        watcher, event = found
+        try:
+            watcher.write(event)
+        except Exception:  # the others must receive theirs
+            _log.exception("a client was not told who is online")
+        return True
 
 
 def online_users_of(node: Node) -> OnlineUsers | None:

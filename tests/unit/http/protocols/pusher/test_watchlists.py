@@ -1,7 +1,9 @@
 """Watchlists on one node: what each client is told, and from what a node learns who is online."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -341,14 +343,31 @@ async def test_user_whose_last_watcher_goes_before_the_node_listens_is_not_liste
 
 
 async def test_client_that_fails_does_not_keep_others_from_their_events() -> None:
+    has_failed = asyncio.Event()
+
     def fail(_event: bytes) -> None:
+        has_failed.set()
         raise RuntimeError("a broken transport")
 
     async with town() as cluster:
-        assert users_of(cluster, 0).watch(Watcher([BOB], fail))
+        assert users_of(cluster, 0).watch(Watcher([EVE], fail))
+        await signed_in(cluster, 1, EVE)
+        await has_failed.wait()
         ann = Client(cluster, 0, BOB).watch()
         await signed_in(cluster, 1, BOB)
         await ann.knows("bob")
+
+
+async def test_client_that_has_gone_is_not_kept() -> None:
+    async with town() as cluster:
+        await signed_in(cluster, 1, BOB)
+        ann = Client(cluster, 0, BOB).watch()
+        await ann.knows("bob")
+        ann.users.unwatch(ann.watcher)
+        kept = weakref.ref(ann)
+        del ann
+        gc.collect()
+        assert kept() is None
 
 
 async def test_node_watches_a_limited_number_of_users() -> None:
