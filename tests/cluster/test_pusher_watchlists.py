@@ -20,15 +20,14 @@ APPS: Final = "SNORKY_PUBLIC__PUSHER_APPS__"
 ON: Final = {f"{APPS}SHOP__WATCHLISTS": "true"}
 OTHER_KEY, OTHER_SECRET = "other-key", "f1b7d94e63a1d8c28d2a5c1f070be376"
 EVENT: Final = "pusher_internal:watchlist_events"
-LATE_S: Final = 0.5
+LATE_S: Final = 1.0
+GRACE_S: Final = 8.0  # nodes register their users again meanwhile
 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let users be offline half a second after their last connection; after an interruption, after two seconds."""
-    monkeypatch.setattr(
-        "snorky.gateway.runtime.node.OnlineUsers", lambda: OnlineUsers(late_s=LATE_S, grace_s=4 * LATE_S)
-    )
+    """Let users be offline a second after their last connection."""
+    monkeypatch.setattr("snorky.gateway.runtime.node.OnlineUsers", lambda: OnlineUsers(late_s=LATE_S, grace_s=GRACE_S))
 
 
 @pytest.fixture
