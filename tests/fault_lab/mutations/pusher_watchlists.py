@@ -191,6 +191,13 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(UNIT, "test_list_that_comes_while_redis_does_not_answer_is_told_later"),
     ),
     Mutation(
+        guard="watchlists: a subscription that failed in an unknown way",
+        file=USERS,
+        old="        self._to_listen.update(dict.fromkeys(key for key in self._to_compare if key not in self._listened))\n",
+        new="",
+        argv=test(UNIT, "test_user_is_listened_to_also_after_an_error_that_nobody_expects"),
+    ),
+    Mutation(
         guard="watchlists: nobody watches any more when the node listens",
         file=USERS,
         old="        if key in self._watched:\n            self._listened.add(key)\n",

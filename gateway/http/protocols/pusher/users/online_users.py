@@ -166,7 +166,9 @@ class OnlineUsers(Service):
             timer.cancel()
 
     def _read_all(self) -> None:
+        """Read all users when there is nothing else to read; listen to those where that has failed."""
         self._to_compare = self._watched.keys()
+        self._to_listen.update(dict.fromkeys(key for key in self._to_compare if key not in self._listened))
         self._wake()
 
     def _read_all_in(self, delay_s: float) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -276,8 +276,8 @@ async def test_read_that_is_older_than_a_notice_does_not_end_a_user(monkeypatch:
         assert ann.told == [{"online": ["bob"]}]
 
 
-async def _is_in(key: str, timers: dict[str, Any]) -> bool:
-    return key in timers
+async def _is_in(key: str, found: Container[str]) -> bool:
+    return key in found
 
 
 async def test_lost_notice_is_noticed_without_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +314,26 @@ async def test_list_that_comes_while_redis_does_not_answer_is_told_later(
         ann = Client(cluster, 0, BOB, EVE).watch()
         await ann.knows("bob")
         assert ann.told == [{"online": ["bob"]}] and len(refused) == 2
+
+
+async def test_user_is_listened_to_also_after_an_error_that_nobody_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_users, "AGAIN_S", 0.1)
+    monkeypatch.setattr(online_users, "RETRY_S", 0.01)
+    async with town() as cluster:
+        broker = cluster.brokers[0]
+        with monkeypatch.context() as patched:
+            has_failed = asyncio.Event()
+
+            async def fail(_key: str) -> None:
+                has_failed.set()
+                raise RuntimeError("a fault of the node")
+
+            patched.setattr(broker, "subscribe", fail)
+            ann = Client(cluster, 0, BOB).watch()
+            await has_failed.wait()
+        await eventually(lambda: _is_in(f"pusher.users:{BOB}", broker.subscribed), within_s=10.0, what="it listens")
+        await signed_in(cluster, 1, BOB)
+        await ann.knows("bob")
 
 
 async def test_user_whose_last_watcher_goes_before_the_node_listens_is_not_listened_to() -> None:
