@@ -3,10 +3,12 @@
 Rules:
 - A server is full if it rejects a write because of memory (OOM), or if it has used FULL of its maxmemory and evicts no
   keys. It has room again below ROOM; the difference keeps readiness from flapping.
-- The used memory is read by INFO. If the Redis user may not run INFO it is not tried again; then only OOM counts.
+- The used memory is read by INFO. If the Redis user may not run INFO, only OOM counts.
 - A server refuses writes if it rejects them for another reason: a replica or a disk is missing (NOREPLICAS, MISCONF),
-  it is a replica itself (READONLY), or the user lacks a permission (NOPERM). The probe writes like services do: by a
-  script, by its digest and in full. A successful PUBLISH would not prove that writes work.
+  it is a replica itself (READONLY), or the user lacks a permission (NOPERM). The probe writes like services do: in a
+  script, which nodes run by its digest. A successful PUBLISH would not prove that writes work.
+- The probe is one command. It also asks whether the user may send a script in full, which nodes do only if Redis does
+  not know the script.
 - In a Cluster each primary has a probe, under a key in one of its slots.
 - A server that does not answer is not counted as full; the canary detects that.
 """
@@ -26,6 +28,7 @@ from snorky.gateway.redis.cluster.shard_map import Shard, shard_map_of
 from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.commands import CommandPipeline
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import DialError, command
 from snorky.gateway.redis.keys import node_key, sharded_canary_name
 
@@ -37,13 +40,19 @@ FULL: Final = 0.98  # of maxmemory; a burst of writes may use the rest before th
 ROOM: Final = 0.95
 
 _PROBE: Final = b"""
-redis.call('TIME')
-redis.call('INFO', 'server')
-return redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
+local missing = ''
+for _, words in ipairs({{'EVAL', '', '0'}, {'SCRIPT', 'LOAD', ''}}) do
+  if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(words)) then
+    missing = 'NOPERM to run ' .. words[1]
+  end
+end
+return {
+  redis.pcall('SET', KEYS[1], '', 'PX', ARGV[1]), redis.pcall('TIME'), missing, redis.pcall('INFO', 'memory'),
+}
 """
 _PROBE_DIGEST: Final = hashlib.sha1(_PROBE, usedforsecurity=False).hexdigest().encode()
-_ASK_MEMORY: Final = command(b"INFO", b"memory")
 _REFUSALS: Final = ("NOREPLICAS", "MISCONF", "READONLY", "NOPERM")
+_FORBIDDEN: Final = ("can't run this command", "ACL failure in script")  # within a script: of Redis, of Valkey
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -67,26 +76,23 @@ class _Server:
         self.refusal = ""
         self.key = key
         self._evicts = False
-        self._may_ask = True
 
     async def look(self) -> None:
         """Check the server once. Raises BrokerUnavailable: it does not answer."""
-        asking = [_ASK_MEMORY] if self._may_ask else []
-        answers = await self.commands.send([*_probing(self.key.encode()), *asking])
-        memory = answers.pop() if asking else None
-        error = next((each for each in answers if isinstance(each, hiredis.ReplyError)), None)
-        is_refused, refusal = _is_oom(error), _refusal(error)
-        if error is not None and not (is_refused or refusal):
+        (answer,) = await self.commands.send([_probing(b"EVALSHA", _PROBE_DIGEST, self.key.encode())])
+        if isinstance(answer, hiredis.ReplyError) and refusal_of(answer) is Refusal.NO_SCRIPT:
+            (answer,) = await self.commands.send([_probing(b"EVAL", _PROBE, self.key.encode())])
+        parts = answer if isinstance(answer, list) else [answer]
+        is_refused, refusal = any(map(_is_oom, parts)), next(filter(None, map(_refusal, parts)), "")
+        if not (is_refused or refusal) and any(isinstance(part, hiredis.ReplyError) for part in parts):
             return  # a temporary error: it is loading, or the slot is moving
         self._tell_refusal(refusal)
-        self._read_memory(memory)
+        self._read_memory(parts[-1])
         bound = ROOM if self.is_full else FULL
         self._tell(is_refused or (self.used >= bound and not self._evicts))
 
     def _read_memory(self, answer: object) -> None:
-        """Update the used memory from the answer to INFO."""
-        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOPERM"):
-            self._may_ask, self.used = False, 0.0
+        """Update the used memory from the answer to INFO; keep it if the answer is an error."""
         if not isinstance(answer, bytes):
             return
         info = dict(line.split(":", 1) for line in answer.decode(errors="replace").split("\r\n") if ":" in line)
@@ -205,22 +211,18 @@ class WriteWatch:
             self._servers[place].key = key
 
 
-def _probing(key: bytes) -> list[bytes]:
-    """Make the commands of a probe: the ways in which services write."""
-    ttl_ms = b"%d" % PROBE_MS
-    return [
-        command(b"SET", key, b"", b"PX", ttl_ms),
-        command(b"SCRIPT", b"LOAD", _PROBE),
-        command(b"EVALSHA", _PROBE_DIGEST, b"1", key, ttl_ms),
-        command(b"EVAL", _PROBE, b"1", key, ttl_ms),
-    ]
+def _probing(verb: bytes, script: bytes, key: bytes) -> bytes:
+    """Make the command of a probe. Its answer: those to SET and TIME, the missing right or b"", and that to INFO."""
+    return command(verb, script, b"1", key, b"%d" % PROBE_MS)
 
 
-def _is_oom(error: hiredis.ReplyError | None) -> bool:
-    return str(error).startswith("OOM")
+def _is_oom(answer: object) -> bool:
+    return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("OOM")
 
 
-def _refusal(error: hiredis.ReplyError | None) -> str:
+def _refusal(answer: object) -> str:
     """Return the error if a write was rejected for another reason than memory; "" = other errors, or temporary ones."""
-    text = str(error)
-    return text[:200] if text.startswith(_REFUSALS) or "can't run this command" in text else ""
+    if isinstance(answer, bytes) and answer.startswith(b"NOPERM"):
+        return answer.decode()
+    text = str(answer) if isinstance(answer, hiredis.ReplyError) else ""
+    return text[:200] if text.startswith(_REFUSALS) or any(part in text for part in _FORBIDDEN) else ""

@@ -88,9 +88,23 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="refused writes",
         file="gateway/redis/write_watch.py",
-        old="is_refused, refusal = _is_oom(error), _refusal(error)",
-        new="is_refused, refusal = False, _refusal(error)",
+        old="is_refused, refusal = any(map(_is_oom, parts)),",
+        new="is_refused, refusal = False,",
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_refused_write_is_enough"),
+    ),
+    Mutation(
+        guard="probe that Redis has forgotten",
+        file="gateway/redis/write_watch.py",
+        old="refusal_of(answer) is Refusal.NO_SCRIPT:",
+        new="False:",
+        argv=test("tests/contract/test_write_watch.py", "test_a_probe_is_one_command"),
+    ),
+    Mutation(
+        guard="right to send a script in full",
+        file="gateway/redis/write_watch.py",
+        old="    missing = 'NOPERM to run ' .. words[1]\n",
+        new="",
+        argv=test("tests/contract/test_write_watch.py", "test_a_missing_right_is_a_refusal_until_it_is_granted"),
     ),
     Mutation(
         guard="check: memory of redis",
