@@ -3,8 +3,8 @@
 `snorky.gateway.redis.control` implements it; one test suite checks it.
 
 Rules:
-- An order is stored for KEEP_S. Every node reads new orders several times a second, so an order needs no pub/sub. A
-  node that was paused or cut off continues after the last order that it read.
+- An order is stored for KEEP_S. Every node waits for new orders without pub/sub. A node that was paused or cut off
+  continues after the last order that it read.
 - A node begins with the orders given since it started: it has no older connections.
 - A log may report an order twice, after Redis was restored from an older copy, or because several Redis have it. The
   receiver carries out each order once, by its id.

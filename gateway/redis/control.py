@@ -1,8 +1,14 @@
-"""RedisControlLog: the cluster's control orders, in one stream that every node reads several times a second.
+"""RedisControlLog: the cluster's control orders, in one stream. Every node waits for new ones.
 
-In Redis, all in one slot: the stream `PREFIX:{nodes}::orders`, with entries NUMBER-0 whose numbers are consecutive; and
-for each order the hash `PREFIX:{nodes}::order:ID` with the number of connections that each node reached, for a few
-seconds. Rules:
+In Redis, all in one slot: the stream `PREFIX:{nodes}::orders`, with entries NUMBER-0 whose numbers are consecutive; the
+stream `PREFIX:{nodes}::orders:announced`, with one entry, which names the last order; and for each order the hash
+`PREFIX:{nodes}::order:ID` with the number of connections that each node reached, for a few seconds. Rules:
+- A node waits by a blocking XREAD on a connection of its own, so an order does not depend on pub/sub. It waits for both
+  streams: nodes of the previous version announce nothing, and in a stream that began again (it expired, or Redis lost
+  its data) the numbers are lower than the one that the node waits for.
+- The node also reads the stream after each error of the wait, and after REPAIR_S without an order: the announcement can
+  be lost together with Redis' data.
+- So without the right to run XREAD, the node reads the stream several times a second.
 - A node reads from the last order that it knows, this one included. If Redis has another order at that number or none,
   it was restored from an older copy or has lost its state: the node reads all orders again.
 - If the first order after that does not have the next number, orders were removed before the node read them.
@@ -13,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import hiredis
 import msgspec
 import structlog
 
@@ -21,17 +28,22 @@ from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.keys import leases_key, order_result_key, orders_key
+from snorky.gateway.redis.keys import announced_order_key, leases_key, order_result_key, orders_key
 
-__all__ = ["INTERVAL_S", "RedisControlLog"]
+__all__ = ["ANSWER_S", "WAIT_S", "RedisControlLog"]
 
-INTERVAL_S: Final = 0.25  # of reads: an order reaches all nodes well within the documented second
+WAIT_S: Final = 1.8  # of one XREAD; a connection that is lost without a notice is noticed as fast as by short reads
+ANSWER_S: Final = 0.4  # from the end of the wait to its answer
+REPAIR_S: Final = 10.0
+INTERVAL_S: Final = 0.25  # from an error to the next read: an order reaches all nodes within the documented second
 PAUSE_S: Final = 0.02  # at least, between two reads: each looks through the connections of the node
 READ_WITHIN_S: Final = 0.08  # one read, normally
 READ_MAX: Final = 500  # orders per command
 SLACK_MS: Final = 10  # times are compared in whole milliseconds, and clocks do not run at quite the same speed
 LIST_TTL_MS: Final = 86_400_000  # without new orders
 RESULT_TTL_MS: Final = 5_000  # the backend waits for one second
+
+_BEFORE_ALL: Final = b"0-0"  # an id before all entries of a stream
 
 _log = structlog.get_logger("snorky.control")
 
@@ -49,12 +61,14 @@ class _Entry:
 class RedisControlLog:
     """Implements `contracts.control.ControlLog`. commands: to one Redis; not started. keep_s: of an order.
 
-    orders_max: stored at the same time. interval_s: between two reads.
+    waiting: other connections to the same Redis, with a timeout of WAIT_S + ANSWER_S. orders_max: stored at the same
+    time. interval_s: from an error to the next read.
     """
 
     def __init__(
         self,
         commands: Commands,
+        waiting: Commands,
         *,
         prefix: str,
         node_id: str,
@@ -64,22 +78,23 @@ class RedisControlLog:
     ) -> None:
         self.read_at_s: float | None = None  # loop time of the last successful read
         self.spread_s = interval_s + PAUSE_S + READ_WITHIN_S
-        self._commands = commands
+        self._commands, self._waiting = commands, waiting
         self._scripts = Scripts(commands)
         self._prefix = prefix
         self._node_id = node_id
-        self._orders = orders_key(prefix)
+        self._orders, self._announced = orders_key(prefix), announced_order_key(prefix)
         self._keep_s = keep_s
         self._orders_max = orders_max
         self._interval_s = interval_s
         self._last: _Entry | None = None  # the order read last; None: there was none
-        self._wake = asyncio.Event()
+        self._announcement = _BEFORE_ALL  # id of the last one
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
         """See ControlLog."""
         if self._task is None:
             self._commands.start()
+            self._waiting.start()
             self._task = asyncio.get_running_loop().create_task(
                 self._watch(on_orders, on_missed), name="control orders"
             )
@@ -91,16 +106,16 @@ class RedisControlLog:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await self._commands.stop()
+        await self._waiting.stop()
 
     async def add(self, order: ControlOrder) -> frozenset[str]:
         """See ControlLog."""
         data, keep_ms = encode_order(order), b"%d" % round(self._keep_s * 1000)
         arguments = [order.id.encode(), data, keep_ms, b"%d" % self._orders_max, b"%d" % LIST_TTL_MS]
-        call = Call("order", [self._orders, leases_key(self._prefix)], arguments)
+        call = Call("order", [self._orders, leases_key(self._prefix), self._announced], arguments)
         ((number, owners),) = await self._scripts.run(call)
         if number == 0:
             raise LimitExceeded("control_orders", "Too many control orders", retry_after_ms=1000)
-        self._wake.set()
         return frozenset(owner.decode(errors="replace").rpartition(":")[0] for owner in owners)
 
     async def acknowledge(self, order_id: str, result: bytes) -> None:
@@ -122,25 +137,43 @@ class RedisControlLog:
         loop = asyncio.get_running_loop()
         started_s, is_failing = loop.time(), False
         while True:
-            self._wake.clear()
             try:
                 if self.read_at_s is None:
                     await self._read_first(started_s, on_orders)
                 else:
                     await self._read(on_orders, on_missed)
+                await asyncio.sleep(PAUSE_S)
+                await self._until_due()
+                is_failing = False
             except Exception as error:  # the top of a task: it must continue, or orders are never read
                 if not is_failing:
                     what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
                     _log.warning("control orders not read; trying again", error=what)
-                is_failing = True
-            else:
-                is_failing = False
-            await asyncio.sleep(PAUSE_S)
-            try:
-                async with asyncio.timeout(self._interval_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+                is_failing, self._announcement = True, _BEFORE_ALL
+                await asyncio.sleep(self._interval_s)
+
+    async def _until_due(self) -> None:
+        """Wait until the stream must be read. Raises BrokerUnavailable: at once."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + REPAIR_S
+        while loop.time() < due_s:
+            answer = await self._wait()
+            for name, entries in answer:
+                if name == self._announced:
+                    self._announcement = entries[-1][0]
+            if answer:
+                return
+
+    async def _wait(self) -> Sequence[Any]:
+        """Wait for an order, up to WAIT_S. Returns the streams that have one. Raises BrokerUnavailable."""
+        after = b"%d-0" % (0 if self._last is None else self._last.number)
+        streams = (self._orders, self._announced, after, self._announcement)
+        (answer,) = await self._waiting.send(
+            [command(b"XREAD", b"BLOCK", b"%d" % round(WAIT_S * 1000), b"STREAMS", *streams)]
+        )
+        if isinstance(answer, hiredis.ReplyError):
+            raise BrokerUnavailable(str(answer)[:300])
+        return answer or ()
 
     async def _read_first(self, started_s: float, on_orders: OnOrders) -> None:
         """Find the end of the list; report the orders given since this node started."""
@@ -160,6 +193,7 @@ class RedisControlLog:
             del entries[0]
         else:
             if last is not None:
+                self._announcement = _BEFORE_ALL
                 entries = await self._entries(0)
             next_number = 1 if last is None else last.number + 1
             is_missed = bool(entries) and entries[0].number > next_number

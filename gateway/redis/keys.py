@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 __all__ = [
     "DIRECT_KEY",
+    "announced_order_key",
     "canary_name",
     "channel_name",
     "claim_key",
@@ -135,6 +136,11 @@ def claim_key(prefix: str, owner: str) -> bytes:
 def orders_key(prefix: str) -> bytes:
     """Stream: the control orders of the last minute."""
     return f"{prefix}:{{nodes}}::orders".encode()
+
+
+def announced_order_key(prefix: str) -> bytes:
+    """Stream: one entry, with the id of the last control order. Nodes wait for it."""
+    return f"{prefix}:{{nodes}}::orders:announced".encode()
 
 
 def order_result_key(prefix: str, order_id: str) -> bytes:

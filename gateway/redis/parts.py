@@ -12,7 +12,7 @@ from snorky.gateway.redis.cluster.shard_map import ShardMap
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.commands import CommandPipeline, Commands
 from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
-from snorky.gateway.redis.control import RedisControlLog
+from snorky.gateway.redis.control import ANSWER_S, WAIT_S, RedisControlLog
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.lease import Timings
 from snorky.gateway.redis.history.appender import Appender, HistoryAppender
@@ -83,8 +83,9 @@ class RedisParts(ABC):
     def control_log(self, *, keep_s: float = KEEP_S, orders_max: int = ORDERS_MAX) -> RedisControlLog:
         """Make the list of control orders. keep_s, orders_max: see RedisControlLog."""
         commands = self.commands("control", self._timeouts.read_timeout_s)
+        waiting = self.commands("control", WAIT_S + ANSWER_S)
         return RedisControlLog(
-            commands, prefix=self._prefix, node_id=self._node_id, keep_s=keep_s, orders_max=orders_max
+            commands, waiting, prefix=self._prefix, node_id=self._node_id, keep_s=keep_s, orders_max=orders_max
         )
 
     def limit_commands(self) -> Commands:

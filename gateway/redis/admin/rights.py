@@ -43,6 +43,7 @@ def _commands(key: str) -> dict[str, Sequence[object]]:
         "hincrby": ("HINCRBY", key, "a", 1),
         "xadd": ("XADD", key, "*", "a", "1"),
         "xrange": ("XRANGE", key, "-", "+"),
+        "xread": ("XREAD", "STREAMS", key, "0"),
         "xrevrange": ("XREVRANGE", key, "+", "-"),
         "xtrim": ("XTRIM", key, "MAXLEN", 1),
         "zadd": ("ZADD", key, 1, "a"),

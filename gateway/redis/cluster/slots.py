@@ -20,10 +20,12 @@ def slot_of(key: bytes) -> int:
 
 def key_of(command: bytes) -> bytes | None:
     """Find the first key of a command encoded by `wire.command`; None = no key: it must be sent to every server."""
-    words = _words(command, 4)
+    words = _words(command, 5)
     name = words[0].upper()
     if name in (b"EVAL", b"EVALSHA", b"FCALL_RO"):
         return words[3] if words[2] != b"0" else None
+    if name == b"XREAD":
+        return words[4]  # after BLOCK and STREAMS, as nodes send it
     if name in (b"FUNCTION", b"SCRIPT", b"TIME") or len(words) < 2:
         return None
     return words[1]

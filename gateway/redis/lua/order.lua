@@ -1,7 +1,7 @@
 #!lua
 -- Store a control order, and remove those that are no longer kept, except the newest one: its number is needed. The
 -- numbers of orders are consecutive. An order from long after now was stored before Redis' clock was set back.
--- KEYS orders, leases
+-- KEYS orders, leases, announced: nodes wait for its only entry
 -- ARGV order id, order: JSON, keep_ms, the largest number of orders, the lifetime of the list in ms without new orders
 -- Returns {number, {NODE:INCARNATION that has a lease, or had one that no reaper removed yet...}}; number 0: full.
 local time = redis.call('TIME')
@@ -27,4 +27,6 @@ if first then
 end
 redis.call('XADD', KEYS[1], string.format('%d-0', last + 1), 'id', ARGV[1], 'at', string.format('%d', now), 'order', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('XADD', KEYS[3], 'MAXLEN', '1', '*', 'id', ARGV[1])
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
 return {last + 1, redis.call('ZRANGE', KEYS[2], '0', '-1')}

@@ -34,6 +34,7 @@ def test_empty_braces_are_no_tag() -> None:
         ((b"EVALSHA", b"0" * 40, b"2", b"k1", b"k2", b"argument"), b"k1"),
         ((b"EVAL", b"return {1,\r\n2}", b"1", b"k"), b"k"),
         ((b"EVAL", b"return 1", b"0"), None),
+        ((b"XREAD", b"BLOCK", b"1800", b"STREAMS", b"k1", b"k2", b"1-0", b"0-0"), b"k1"),
         ((b"FUNCTION", b"LIST"), None),
         ((b"PING",), None),
     ],
