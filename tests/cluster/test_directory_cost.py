@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.fakes.directories import REAL, FakeNode, RedisTestCluster
+from tests.support.scenarios.leases import inside
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 MEMBERS = int(os.environ.get("DIRECTORY_MEMBERS", "20000"))
@@ -19,9 +20,9 @@ NODES = 5
 IN_A_ROOM = 10
 AT_ONCE = 500
 SECONDS = 4.0
-# Of leases alone: a check per second (4 calls, those inside the script counted), a renewal every 2 s (4 calls).
-# In addition each node's broker sends a canary every 2 s.
-CALLS_PER_NODE_S = 8.0
+# Every 2 s a renewal of the lease, which also looks at the leases of others (8 calls, those inside the script counted),
+# and a canary of each node's broker.
+CALLS_PER_NODE_S = 6.0
 
 
 @asynccontextmanager
@@ -73,6 +74,21 @@ async def test_an_idle_cluster_costs_by_the_node_and_not_by_the_member(tmp_path:
         )
         assert rates[full] <= CALLS_PER_NODE_S * NODES
         assert rates[full] <= 1.2 * rates[empty] + 1
+
+
+async def test_an_idle_directory_looks_at_the_leases_with_its_renewals(tmp_path: Path) -> None:
+    async with RedisServer(REAL_KINDS[0], tmp_path) as server, AsyncExitStack() as stack:
+        cluster = RedisTestCluster(server, stack, REAL)
+        nodes = [await cluster.node(f"n{number}") for number in range(2)]
+        async with cluster.client() as client:
+            scripts = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            renewals = [inside(node)._lease.renewals for node in nodes]
+            looked_at = [inside(node)._reaper._looked_at for node in nodes]
+            await asyncio.sleep(SECONDS)  # as above
+            renewed = sum(inside(node)._lease.renewals for node in nodes) - sum(renewals)
+            assert renewed >= 2
+            assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] - scripts <= renewed + 2
+        assert all(inside(node)._reaper._looked_at > at for node, at in zip(nodes, looked_at, strict=True))
 
 
 async def test_a_crowd_that_enters_one_roster_shares_its_lists(tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 Because of the first line `#!lua`, Redis rejects a script before any write when memory is short, unless it has
 `flags=allow-oom`.
+
+Several scripts can be joined: Redis runs them as one command, one after the other, and an error of one does not stop
+the others. All must be allowed when memory is short, because Redis decides that for the whole.
 """
 
 import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 
@@ -18,7 +23,28 @@ from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.refusals import Refusal, is_undone, refusal_of
 from snorky.gateway.redis.connection.resp import command
 
-__all__ = ["Call", "Scripts", "sharded"]
+__all__ = ["Call", "Joined", "Scripts", "sharded"]
+
+_JOINED: Final = b"""#!lua flags=allow-oom
+-- ARGV for each part: how many keys and arguments it has; then all arguments
+local keys_at, words_at, answers = 0, 2 * #parts, {}
+for at, part in ipairs(parts) do
+  local keys, words = {}, {}
+  for number = 1, ARGV[2 * at - 1] do
+    keys[number] = KEYS[keys_at + number]
+  end
+  for number = 1, ARGV[2 * at] do
+    words[number] = ARGV[words_at + number]
+  end
+  keys_at, words_at = keys_at + #keys, words_at + #words
+  local is_done, answer = pcall(part, keys, words)
+  if not is_done and type(answer) ~= 'table' then
+    answer = {err = 'ERR ' .. tostring(answer)}
+  end
+  answers[at] = answer or false
+end
+return answers
+"""
 
 
 def sharded(source: bytes) -> bytes:
@@ -64,6 +90,30 @@ class Call:
     arguments: Sequence[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Scripts to run as one command. The answer: one of each script, `hiredis.ReplyError` for one that failed.
+
+    calls: all their keys are in one slot.
+    """
+
+    calls: Sequence[Call]
+
+
+@cache
+def _join(names: tuple[str, ...]) -> _Spellings:
+    sources = [_SCRIPTS[name].full.source for name in names]
+    parts = []
+    for name, source in zip(names, sources, strict=True):
+        head, _, body = source.partition(b"\n")
+        if head not in (b"#!lua flags=allow-oom", b"#!lua flags=no-writes"):
+            raise ValueError(f"{name} is not allowed when memory is short")
+        parts.append(b"function(KEYS, ARGV)\n" + body + b"end,\n")
+    head, _, body = _JOINED.partition(b"\n")
+    source = head + b"\nlocal parts = {\n" + b"".join(parts) + b"}\n" + body
+    return _Spellings(_Script.of(source), _Script.of(sharded(source)))
+
+
 class Scripts:
     """Runs groups of commands and scripts, in order, over `Commands`."""
 
@@ -81,8 +131,9 @@ class Scripts:
             return [self]
         return [Scripts(each) for each in self._commands.servers]
 
-    async def run(self, *steps: Call | bytes, in_order: bool = True) -> list[Any]:
-        """Run steps in order, with one round trip. A step is a script, or bytes: a command encoded by `wire.command`.
+    async def run(self, *steps: Call | Joined | bytes, in_order: bool = True) -> list[Any]:
+        """Run steps in order, with one round trip. A step is a script, several that are joined, or bytes: a command
+        encoded by `wire.command`.
 
         In a Cluster, one round trip for each change of the slot; in_order=False: all slots concurrently.
 
@@ -98,23 +149,31 @@ class Scripts:
                 again, await self._send([steps[at] for at in again], in_full=True, in_order=in_order), strict=True
             ):
                 answers[at] = answer
-        answered = [answer for step, answer in zip(steps, answers, strict=True) if isinstance(step, Call)]
+        answered = [answer for step, answer in zip(steps, answers, strict=True) if not isinstance(step, bytes)]
         return raise_for_errors(answers, is_undone=all(_is_refusal(answer) for answer in answered or answers))
 
     def forget(self, *steps: bytes) -> None:
         """Send commands and ignore their outcome; never waits."""
         self._commands.send(steps)
 
-    def _send(self, steps: Sequence[Call | bytes], *, in_full: bool, in_order: bool) -> "asyncio.Future[list[Any]]":
+    def _send(
+        self, steps: Sequence[Call | Joined | bytes], *, in_full: bool, in_order: bool
+    ) -> "asyncio.Future[list[Any]]":
         return self._commands.send([self._spell(step, in_full) for step in steps], in_order=in_order)
 
-    def _spell(self, step: Call | bytes, in_full: bool) -> bytes:
+    def _spell(self, step: Call | Joined | bytes, in_full: bool) -> bytes:
         if isinstance(step, bytes):
             return step
-        spellings = _SCRIPTS[step.name]
+        if isinstance(step, Call):
+            spellings, keys, arguments = _SCRIPTS[step.name], step.keys, step.arguments
+        else:
+            spellings = _join(tuple(call.name for call in step.calls))
+            keys = [key for call in step.calls for key in call.keys]
+            counts = [b"%d" % len(each) for call in step.calls for each in (call.keys, call.arguments)]
+            arguments = [*counts, *chain.from_iterable(call.arguments for call in step.calls)]
         script = spellings.sharded if self._commands.is_sharded else spellings.full
         how, what = (b"EVAL", script.source) if in_full else (b"EVALSHA", script.digest)
-        return command(how, what, b"%d" % len(step.keys), *step.keys, *step.arguments)
+        return command(how, what, b"%d" % len(keys), *keys, *arguments)
 
 
 def _is_unknown(answer: object) -> bool:

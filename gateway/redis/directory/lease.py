@@ -4,7 +4,8 @@ An *incarnation* is a random id that a node chooses at its start and each time i
 an incarnation for good: its late writes are undone. Rules:
 - The node renews its lease every 2 s; it expires 8 s after the last renewal, by the clock of Redis. An expired lease is
   renewed under the same incarnation: if Redis was unavailable, the leases of all nodes have expired.
-- Each renewal carries the node's state for `snorky stats` (`node_states`).
+- Each renewal carries the node's state for `snorky stats` (`node_states`), and the scripts of riders, which Redis runs
+  in the same command. If the node was fenced, their answers are ignored.
 - If the clock of Redis is set back, no lease lasts longer: each renewal shortens leases that expire later than itself.
 - A node is fenced only by a reaper's claim. It then takes a new incarnation at once.
 - If Redis does not know a lease that was renewed before, it has lost its state.
@@ -16,15 +17,17 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import hiredis
 import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.connection.scripts import Call, Joined, Scripts
 from snorky.gateway.redis.directory.node_states import NodeReport
 from snorky.gateway.redis.keys import claim_key, leases_key, node_key, nodes_key, reaped_key
 
-__all__ = ["Lease", "Timings"]
+__all__ = ["Lease", "Rider", "Timings"]
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -40,6 +43,16 @@ class Timings:
     claim_ttl_s: float = 3600.0  # late writes may arrive as long as TCP retransmits: 15 min
     hold_s: float = 5.0  # a reaper works alone for this time; then another one may start too
     sweep_s: float = 60.0  # between two sweeps of a dead node
+
+
+class Rider(Protocol):
+    """A script that a node runs as often as it renews its lease. Its keys are in the slot of the nodes."""
+
+    def ride(self) -> Call:
+        """Return the script of the next renewal."""
+
+    def on_ridden(self, call: Call, answer: Any) -> None:
+        """Handle the answer to a script, `hiredis.ReplyError` if it failed; must not block."""
 
 
 class Lease:
@@ -66,6 +79,7 @@ class Lease:
             scripts, prefix=prefix, node_id=node_id, renew_now=self.renew_now, timeout_s=timings.renew_s
         )
         self.incarnation = self._new_incarnation()
+        self.riders: list[Rider] = []
         self.renewals = 0
         self.is_failing = False  # the last renewal failed; perhaps no node can renew
 
@@ -149,7 +163,12 @@ class Lease:
         longest_s = max(self._timings.sweep_s, self._timings.hold_s)
         times = [b"%d" % round(seconds * 1000) for seconds in (self._timings.ttl_s, longest_s)]
         arguments = [self.owner.encode(), *times, self.node_id.encode(), self.report.encode()]
-        ((status, problem),) = await self._scripts.run(Call("renew", keys, arguments))
+        rides = [(rider, rider.ride()) for rider in self.riders]
+        joined = Joined([Call("renew", keys, arguments), *(call for _, call in rides)])
+        ((renewed, *answers),) = await self._scripts.run(joined)
+        if isinstance(renewed, hiredis.ReplyError):
+            raise BrokerUnavailable(str(renewed)[:300])
+        status, problem = renewed
         # A claim expires: a node that was disconnected for longer cannot know whether it was fenced.
         last = self._renewed_at
         is_forgotten = status == b"new" and last is not None and sent_at - last > self._timings.claim_ttl_s / 2
@@ -162,11 +181,17 @@ class Lease:
             return ""
         self._renewed_at = sent_at
         self.renewals += 1
+        self.is_failing = False
         self._first.set()
         if status == b"new" and last is not None:
             _log.warning("redis has lost its state", owner=self.owner)
             self.on_lost_state()
         self.on_renewed()
+        for (rider, call), answer in zip(rides, answers, strict=True):
+            try:
+                rider.on_ridden(call, answer)
+            except Exception as error:  # the lease is renewed
+                _log.exception("answer to a script not processed", script=call.name, error=repr(error))
         return str(problem.decode(errors="replace")[:300])
 
     def _new_incarnation(self) -> str:

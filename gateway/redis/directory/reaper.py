@@ -1,6 +1,9 @@
 """Reaper: releases what dead nodes owned. Every node runs one, so the nodes watch each other.
 
 Rules:
+- Each renewal of the node's own lease also lists the leases that have expired, or will before the next renewal. So a
+  node sends no other command while no lease expires. It looks again at the moment when one expires, and then every
+  second.
 - A node is considered dead if its lease was expired in every check for at least 3 s, and this node renewed its own
   lease in between. After a pause of Redis all leases have expired; living nodes renew theirs within that time.
 - A node that cannot renew its own lease ignores the leases of others: if Redis answers but rejects writes (MISCONF,
@@ -14,7 +17,9 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, Final
 
+import hiredis
 import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
@@ -25,7 +30,8 @@ from snorky.gateway.redis.keys import claim_key, leases_key, owned_key, reaped_k
 
 __all__ = ["Reaper"]
 
-LOOK_MAX = 100  # owners per check; more are found by the next check, after a second
+AHEAD: Final = 2.0  # of the time between two renewals: the next one may be late
+LOOK_MAX: Final = 100  # owners per check; more are found by the next check
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -49,49 +55,78 @@ class Reaper:
         self._sweep = sweep
         self._sightings: dict[str, _Sighting] = {}
         self._looked_at = 0.0
-        self._next_end = math.inf  # loop time at which the next lease expires unless it is renewed
+        self._next_end = math.inf  # loop time at which the next lease expires or the next sweep is due
+        self._ridden: tuple[Any, _Sighting] | None = None  # what came with a renewal, and when; until it is judged
+        self._has_ridden = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._sweeps: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start to check leases; returns at once."""
+        self._lease.riders.append(self)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-reaper")
 
     async def stop(self) -> None:
         """Stop; reapers of other nodes finish the sweeps that are running here. Idempotent."""
         task, self._task = self._task, None
+        if task is not None:
+            self._lease.riders.remove(self)
         tasks = [*self._sweeps, *([] if task is None else [task])]
         for each in tasks:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def ride(self) -> Call:
+        """See Rider."""
+        keys = [leases_key(self._prefix), reaped_key(self._prefix)]
+        ahead_ms = b"%d" % round(AHEAD * self._timings.renew_s * 1000)
+        return Call("look", keys, [b"%d" % LOOK_MAX, ahead_ms])
+
+    def on_ridden(self, call: Call, answer: Any) -> None:
+        """See Rider."""
+        if not isinstance(answer, hiredis.ReplyError):
+            self._ridden = answer, self._now()
+            self._has_ridden.set()
+
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
             try:
+                try:
+                    async with asyncio.timeout(self._pause_s()):
+                        await self._has_ridden.wait()
+                except TimeoutError:
+                    pass
                 await self._look()
             except BrokerUnavailable:
                 self._sightings.clear()  # not logged here: the renewal of the lease fails too and is logged
             except Exception as error:  # the top of a task
                 _log.exception("check for dead nodes failed", error=repr(error))
-            await asyncio.sleep(self._pause_s(began, loop.time()))
 
-    def _pause_s(self, began: float, now: float) -> float:
-        """Compute the pause until the next check; earlier if a lease expires or a sighting is old enough by then."""
+    def _pause_s(self) -> float | None:
+        """Compute the pause until a check that no renewal brings; None = there is none: this node cannot renew."""
+        now = asyncio.get_running_loop().time()
         due = [sighting.at + self._timings.sighting_s for sighting in self._sightings.values()]
-        due.append(self._next_end)
-        return max(0.0, min([began + self._timings.look_s, *(at for at in due if at > now)]) - now)
+        due += [self._next_end, self._looked_at + AHEAD * self._timings.renew_s]
+        if self._sightings:
+            due.append(now + self._timings.look_s)
+        next_at = min((at for at in due if at > now), default=math.inf)
+        return None if next_at == math.inf else next_at - now
+
+    def _now(self) -> _Sighting:
+        return _Sighting(asyncio.get_running_loop().time(), self._lease.renewals)
 
     async def _look(self) -> None:
+        ridden, self._ridden = self._ridden, None
+        self._has_ridden.clear()
         if self._lease.is_failing or not self._lease.is_held:
             self._sightings.clear()
             self._next_end = math.inf
             return
-        keys = [leases_key(self._prefix), reaped_key(self._prefix)]
-        ahead_ms = b"%d" % round(self._timings.look_s * 1000)
-        ((leases, due),) = await self._scripts.run(Call("look", keys, [b"%d" % LOOK_MAX, ahead_ms]))
-        now = asyncio.get_running_loop().time()
+        if ridden is None:
+            (answer,) = await self._scripts.run(self.ride())
+            ridden = answer, self._now()
+        (leases, sweeps), present = ridden
+        now = present.at
         if now - self._looked_at > self._timings.sighting_s:
             self._sightings.clear()  # this node was suspended, so earlier sightings prove nothing
         self._looked_at = now
@@ -102,11 +137,16 @@ class Reaper:
             if ended_ms < 0:
                 self._next_end = min(self._next_end, now - ended_ms / 1000)
                 continue
-            sighting = before.get(owner) or _Sighting(now, self._lease.renewals)
+            sighting = before.get(owner) or present
             self._sightings[owner] = sighting
-            if now - sighting.at >= self._timings.sighting_s and self._lease.renewals > sighting.renewals:
+            if now - sighting.at >= self._timings.sighting_s and present.renewals > sighting.renewals:
                 dead.append(owner)
-        for owner in [*dead, *(text.decode() for text in due)]:
+        for owner, late_ms in zip((text.decode() for text in sweeps[::2]), sweeps[1::2], strict=True):
+            if late_ms < 0:
+                self._next_end = min(self._next_end, now - late_ms / 1000)
+            else:
+                dead.append(owner)
+        for owner in dead:
             if owner != self._lease.owner and self._lease.is_held and await self._seize(owner):
                 self._sightings.pop(owner, None)
                 task = asyncio.get_running_loop().create_task(self._reap(owner), name=f"redis-reap-{owner}")

@@ -91,8 +91,8 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="orders without an announcement",
         file="gateway/redis/control.py",
-        old="        after = b\"%d-0\" % (0 if self._last is None else self._last.number)\n",
-        new="        after = b\"9999-0\"\n",
+        old='        after = b"%d-0" % (0 if self._last is None else self._last.number)\n',
+        new='        after = b"9999-0"\n',
         argv=test(_CONTRACT, "test_an_order_without_an_announcement_reaches_a_node_that_waits"),
     ),
     Mutation(

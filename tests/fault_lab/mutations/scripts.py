@@ -85,6 +85,20 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         ),
     ),
     Mutation(
+        guard="errors of joined scripts",
+        file="gateway/redis/connection/scripts.py",
+        old="  local is_done, answer = pcall(part, keys, words)\n",
+        new="  local is_done, answer = true, part(keys, words)\n",
+        argv=test("tests/contract/test_joined_scripts.py", "an_error_of_one_script and redis"),
+    ),
+    Mutation(
+        guard="joined scripts when memory is short",
+        file="gateway/redis/connection/scripts.py",
+        old="            raise ValueError(f\"{name} is not allowed when memory is short\")\n",
+        new="            pass\n",
+        argv=test("tests/contract/test_joined_scripts.py", "only_scripts_that_need_no_memory and redis"),
+    ),
+    Mutation(
         guard="fencing",
         file="gateway/redis/directory/lua/renew.lua",
         old="if redis.call('EXISTS', KEYS[2]) == 1 then",
