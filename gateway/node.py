@@ -312,6 +312,7 @@ class Node:
     def connect(self, connection: Connection, registry: ServiceRegistry) -> None:
         """Accept a client. Its transport must call `disconnect` later."""
         self._connections[connection] = registry
+        self._auth.revocations.hurry()
         if registry.lacks_identity(connection):
             self._auth.expect(connection)
         self._metrics.connections_opened.labels(connection.transport_name).inc()

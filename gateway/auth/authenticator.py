@@ -77,7 +77,7 @@ class Authenticator:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._verifier = verifier
-        self._revocations = revocations or LocalRevocations(clock)
+        self.revocations = revocations or LocalRevocations(clock)
         self._auth = auth or Auth()
         self._hooks: Hooks | None = None
         self._clock = clock
@@ -85,6 +85,7 @@ class Authenticator:
         self.refusals = Refusals(metrics)  # of the whole node
         self._grant_outcomes = metrics.subscription_tokens
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
+        self.revocations.read_while(self._sessions.has_clients)
         self.on_other_claims: Callable[[Connection], object] = lambda _connection: None  # set by the node
         self.before_identity: Callable[[Connection, str], Awaitable[None]] = _admit  # set by the node; may refuse
         self.after_identity: Callable[[Connection], object] = lambda _connection: None  # likewise
@@ -133,7 +134,7 @@ class Authenticator:
             await asyncio.gather(task, return_exceptions=True)
         self._sessions.stop()
         self.grants.stop()
-        await self._revocations.stop()
+        await self.revocations.stop()
 
     # -- connections, for handlers and the node --------------------------------------------------------------
 
@@ -297,15 +298,15 @@ class Authenticator:
 
     async def revoke(self, identity: str) -> None:
         """Invalidate all tokens of an identity issued so far, on all nodes. Raises BrokerUnavailable."""
-        await self._revocations.add(Kind.IDENTITY, identity)
+        await self.revocations.add(Kind.IDENTITY, identity)
 
     async def revoke_token(self, token_id: str) -> None:
         """Invalidate one token, by its `jti`, on all nodes. Raises BrokerUnavailable."""
-        await self._revocations.add(Kind.TOKEN, token_id)
+        await self.revocations.add(Kind.TOKEN, token_id)
 
     async def disconnect(self, identity: str, *, reconnect: bool = False) -> None:
         """Close an identity's connections on all nodes. reconnect: clients may return. Raises BrokerUnavailable."""
-        await self._revocations.add(Kind.RECONNECT if reconnect else Kind.DISCONNECT, identity)
+        await self.revocations.add(Kind.RECONNECT if reconnect else Kind.DISCONNECT, identity)
 
     # -- inner -----------------------------------------------------------------------------------------------
 
@@ -313,7 +314,7 @@ class Authenticator:
         is_failing = False
         while True:
             try:
-                await self._revocations.begin(self._on_revocation)
+                await self.revocations.begin(self._on_revocation)
                 return
             except BrokerUnavailable:
                 if not is_failing:
@@ -328,10 +329,10 @@ class Authenticator:
         return await self._enter(await verifier.verify(token))
 
     async def _enter(self, who: Identity) -> Session:
-        await self._revocations.begin(self._on_revocation)
+        await self.revocations.begin(self._on_revocation)
         session = self._sessions.enter(who)
         try:
-            for revocation in await self._revocations.find(who.identity, who.token_id):
+            for revocation in await self.revocations.find(who.identity, who.token_id):
                 if session.is_hit(revocation):
                     raise Revoked
             if session.end is not None:
@@ -347,10 +348,10 @@ class Authenticator:
             raise InvalidToken("other_client")
         if (found.service, found.channel) != (service, channel):
             raise InvalidToken("other_channel")
-        await self._revocations.begin(self._on_revocation)
+        await self.revocations.begin(self._on_revocation)
         grant = self.grants.enter(connection, f"{service}:{channel}", found)
         try:
-            for revocation in await self._revocations.find(found.identity or "", found.token_id):
+            for revocation in await self.revocations.find(found.identity or "", found.token_id):
                 if grant.is_hit(revocation):
                     raise Revoked
             if grant.end is not None:  # meanwhile

@@ -66,6 +66,10 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_connection)
 
+    def has_clients(self) -> bool:
+        """Return True if the node has a connection or a session; otherwise a revocation can apply to nobody."""
+        return bool(self._by_name) or next(iter(self._connections()), None) is not None
+
     def look_through(self, connections: Callable[[], Iterable[Connection]]) -> None:
         """Set the source of all connections of the node, including those whose identity a service has set."""
         self._connections = connections

@@ -1,9 +1,9 @@
 """Revocations: which identities and tokens are revoked. One list for the cluster.
 
 Rules:
-- The list is authoritative: each login is checked against it. Every node also reads new entries once a second and
-  closes the sessions that they revoke. A node that was disconnected continues after the last entry it has read, so it
-  misses none and needs no repair.
+- The list is authoritative: each login is checked against it. Every node with clients also reads new entries once a
+  second and closes the sessions that they revoke. A node that was disconnected, or had no clients, continues after the
+  last entry it has read, so it misses none and needs no repair.
 - A session is registered before the list is checked (`Sessions.enter`), so that a concurrent revocation is
   noticed either by the check or by the node's reading.
 - A revocation is kept for as long as a token can be valid; it applies to tokens issued before it.
@@ -42,8 +42,18 @@ Watcher = Callable[[Revocation], None]
 class Revocations(Protocol):
     """The cluster's list of revocations."""
 
+    def read_while(self, has_clients: Callable[[], bool]) -> None:
+        """Report entries later while a node has no clients, to whom they could apply."""
+
+    def hurry(self) -> None:
+        """Report soon what was added while this node had no clients: it has one now. Never waits."""
+
     async def begin(self, watcher: Watcher) -> None:
-        """Call the watcher for every entry added from now on. Idempotent. Raises BrokerUnavailable."""
+        """Call the watcher for every entry added from now on. Raises BrokerUnavailable.
+
+        If it was called before: return when the watcher was called for what was added while the node had no clients. So
+        no entry from before a login is reported after it.
+        """
 
     async def stop(self) -> None:
         """Stop calling the watcher. Idempotent."""
@@ -62,6 +72,12 @@ class LocalRevocations:
         self._clock = clock
         self._watcher: Watcher | None = None
         self._entries: dict[tuple[Kind, str], Revocation] = {}
+
+    def read_while(self, has_clients: Callable[[], bool]) -> None:
+        """See Revocations."""
+
+    def hurry(self) -> None:
+        """See Revocations."""
 
     async def begin(self, watcher: Watcher) -> None:
         """See Revocations."""

@@ -4,11 +4,12 @@
 even if the clock is set back. So new entries are those above the highest score that a node has seen. Each write removes
 entries that are older than any valid token can be, and the whole set expires.
 
-A node reads the set once per second (O(nodes) commands), beginning with the first login on that node.
+A node reads the set once per second (O(nodes) commands). Without clients it reads every IDLE_S, because it has nobody
+to disconnect; and at once when a client connects or logs in.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from snorky.gateway.redis.keys import revocations_key
 __all__ = ["RedisRevocations"]
 
 INTERVAL_S: Final = 1.0  # the documented limit is 5 s, so one or two failed reads are tolerated
+IDLE_S: Final = 10.0  # between two reads of a node without clients; so a later read is short
 READ_MAX: Final = 1000  # entries per command
 LATE_MS: Final = 60_000  # entries this far below the highest score are read again: a new primary's clock may be behind
 
@@ -45,14 +47,28 @@ class RedisRevocations:
         self._interval_s = interval_s
         self._top = 0.0  # highest score seen
         self._seen: dict[str, float] = {}  # entries of the last LATE_MS
+        self._has_clients: Callable[[], bool] = lambda: True
+        self._is_idle = False  # entries may be unread because there were no clients
+        self._read_at_s = 0.0  # loop time
+        self._hurry = asyncio.Event()
         self._beginning = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
+    def read_while(self, has_clients: Callable[[], bool]) -> None:
+        """See Revocations."""
+        self._has_clients = has_clients
+
+    def hurry(self) -> None:
+        """See Revocations."""
+        if self._is_idle:
+            self._hurry.set()
+
     async def begin(self, watcher: Watcher) -> None:
         """See Revocations."""
-        if self._task is not None:
+        if self._task is not None and not self._is_idle and not self._beginning.locked():
             return
         async with self._beginning:
+            await self._catch_up(watcher)
             if self._task is None:
                 last = await self._run(command(b"ZRANGE", self._key, b"0", b"0", b"REV", b"WITHSCORES"))
                 self._top = float(last[1]) if last else 0.0
@@ -82,9 +98,19 @@ class RedisRevocations:
     async def _watch(self, watcher: Watcher) -> None:
         is_failing = False
         while True:
-            await asyncio.sleep(self._interval_s)
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._hurry.wait()
+            if not self._has_clients() and asyncio.get_running_loop().time() - self._read_at_s < IDLE_S:
+                self._is_idle = True
+                continue
             try:
-                await self._read(watcher)
+                if self._is_idle:
+                    async with self._beginning:  # logins wait
+                        await self._catch_up(watcher)
+                else:
+                    await self._read(watcher)
             except Exception as error:  # the top of a task
                 if not is_failing:
                     what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
@@ -93,8 +119,16 @@ class RedisRevocations:
             else:
                 is_failing = False
 
+    async def _catch_up(self, watcher: Watcher) -> None:
+        """Read what was added while there were no clients, if that is not read yet; after an error it is read later."""
+        if self._is_idle:
+            self._is_idle = False
+            await self._read(watcher)
+
     async def _read(self, watcher: Watcher) -> None:
-        for member, score in await self._new():
+        began_s, found = asyncio.get_running_loop().time(), await self._new()
+        self._read_at_s = began_s
+        for member, score in found:
             if self._seen.get(member) == score:
                 continue
             self._seen[member] = score

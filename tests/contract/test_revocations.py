@@ -15,10 +15,11 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.backend import parts_of
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
+from tests.support.processes.tools import eventually
 from tests.support.servers.redis_servers import KINDS, RedisServer, start_server
 from tests.support.servers.shared import SharedServers
 
-MakeList = Callable[..., Revocations]
+MakeList = Callable[..., Any]
 
 
 class Seen:
@@ -41,6 +42,10 @@ class Seen:
             while name not in self.names:
                 self._changed.clear()
                 await self._changed.wait()
+
+
+async def times_read(client: Any) -> int:
+    return int((await client.info("commandstats"))["cmdstat_zrange"]["calls"])
 
 
 @asynccontextmanager
@@ -218,3 +223,58 @@ async def test_before_the_first_login_nothing_is_asked(tmp_path: Path) -> None:
         make()
         async with server.client() as redis:
             assert len(await redis.client_list()) == 1, "only ours"
+
+
+async def test_a_node_without_clients_reads_seldom_and_a_login_first_reads_what_it_missed(tmp_path: Path) -> None:
+    async with start_server("redis", tmp_path) as server, lists(server.url) as make, server.client() as client:
+        node, other = make(), make()
+        seen, has_clients = Seen(), False
+        node.read_while(lambda: has_clients)
+        await node.begin(seen)
+        await eventually(lambda: is_idle(node), within_s=5, what="the node reads seldom")
+        await other.add(Kind.DISCONNECT, "bob")
+        before = await times_read(client)
+        await asyncio.sleep(0.5)  # ten intervals: absence over time is tested
+        assert await times_read(client) == before and not seen.names
+        await asyncio.gather(*(node.begin(seen) for _ in range(5)))
+        assert seen.names == ["bob"], "it is not reported after the logins"
+        assert await times_read(client) == before + 1
+        has_clients = True
+        await other.add(Kind.DISCONNECT, "carol")
+        await seen.until("carol")
+        assert not node._is_idle
+
+
+async def test_a_connection_ends_the_wait_and_a_login_meanwhile_waits_for_the_read(tmp_path: Path) -> None:
+    async with start_server("redis", tmp_path) as server, lists(server.url) as make:
+        node, other, seen = make(), make(), Seen()
+        node.read_while(lambda: False)
+        await node.begin(seen)
+        await eventually(lambda: is_idle(node), within_s=5, what="the node reads seldom")
+        await other.add(Kind.DISCONNECT, "bob")
+        node.read_while(lambda: True)
+        node._interval_s = 3600.0
+        node.hurry()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await node.begin(seen)
+        assert seen.names == ["bob"]
+
+
+async def test_what_a_node_missed_is_read_later_if_redis_did_not_answer(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
+        node, other, seen, has_clients = make(), make(), Seen(), False
+        node.read_while(lambda: has_clients)
+        await node.begin(seen)
+        await eventually(lambda: is_idle(node), within_s=5, what="the node reads seldom")
+        await other.add(Kind.TOKEN, "t")
+        server.freeze()
+        with pytest.raises(BrokerUnavailable):
+            await node.begin(seen)
+        has_clients = True
+        server.thaw()
+        await seen.until("t")
+
+
+async def is_idle(node: Any) -> bool:
+    return bool(node._is_idle)

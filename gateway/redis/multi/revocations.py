@@ -31,6 +31,16 @@ class SpreadRevocations:
         self._clock = clock
         self._expected: defaultdict[tuple[int, Kind, str], deque[float]] = defaultdict(deque)  # clock: ignored until
 
+    def read_while(self, has_clients: Callable[[], bool]) -> None:
+        """See Revocations."""
+        for each in self._lists:
+            each.read_while(has_clients)
+
+    def hurry(self) -> None:
+        """See Revocations."""
+        for each in self._lists:
+            each.hurry()
+
     async def begin(self, watcher: Watcher) -> None:
         """See Revocations; begins with the Redis that answer, the others at a later call."""
         await _any_of(*(each.begin(partial(self._on_told, watcher, at)) for at, each in enumerate(self._lists)))

@@ -94,7 +94,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="joined scripts when memory is short",
         file="gateway/redis/connection/scripts.py",
-        old="            raise ValueError(f\"{name} is not allowed when memory is short\")\n",
+        old='            raise ValueError(f"{name} is not allowed when memory is short")\n',
         new="            pass\n",
         argv=test("tests/contract/test_joined_scripts.py", "only_scripts_that_need_no_memory and redis"),
     ),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -157,6 +157,32 @@ async def test_revocations_are_read_before_the_first_login_even_if_redis_starts_
     async with asyncio.timeout(10):
         await late.begun.wait()
     await auth.stop()
+
+
+async def test_the_list_knows_whether_a_node_has_clients_and_when_one_connects() -> None:
+    class Idle(LocalRevocations):
+        has_clients: Callable[[], bool]
+        hurries = 0
+
+        def read_while(self, has_clients: Callable[[], bool]) -> None:
+            self.has_clients = has_clients
+
+        def hurry(self) -> None:
+            assert self.has_clients()
+            self.hurries += 1
+
+    idle = Idle()
+    async with running_site(auth=authenticator(revocations=idle)) as site:
+        assert not idle.has_clients()
+        client = await site.client()
+        await until(lambda: idle.hurries == 1)
+        assert idle.has_clients()
+        client.close()
+        await until(lambda: not idle.has_clients())
+        session = await site.node.auth.enter(hmac_token("bob"))
+        assert idle.has_clients(), "before it has a connection"
+        site.node.auth.leave(session)
+        assert not idle.has_clients()
 
 
 class Hastened(LocalRevocations):
