@@ -74,6 +74,8 @@ class RedisBackend:
             )
         )
         histories = parts.map(lambda _, each: each.history(payload_max_bytes=payload_max_bytes))
+        for directory, history in zip(directories, histories, strict=True):
+            directory.carry(history.functions)
         reports = [each.report for each in directories]
         if is_several:
             together = SpreadBroker(brokers, metrics=metrics), SpreadDirectory(directories), SpreadHistory(histories)

@@ -2,16 +2,20 @@
 
 import asyncio
 import random
+from typing import Any
 
+import hiredis
 import pytest
 from redis.exceptions import ResponseError
 
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.history.function_library import Functions
 from snorky.gateway.redis.keys import rules_key
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX
+from tests.support.processes.tools import eventually
 from tests.support.scenarios.functions import (
     HISTORY,
     NAME,
@@ -174,4 +178,93 @@ async def test_time_without_any_node_ends_no_rules(redis: RedisServer) -> None:
         await client.hset(lines, ":clock", f"{counted} {week_ago_ms}")
         await stray.ensure()
         assert await fcall(client, NAME, "1") != ""
+    await client.aclose()
+
+
+async def ridden(functions: Functions) -> None:
+    """Renew a lease once, as far as the functions see it."""
+    call = functions.ride()
+    assert call is not None
+    (answer,) = await functions._scripts.run(call)
+    functions.on_ridden(call, answer)
+
+
+async def times_registered(client: Any) -> int:
+    """Count the registrations: each counts the time of the rules."""
+    return int((await client.info("commandstats"))["cmdstat_hset"]["calls"])
+
+
+async def test_rules_that_a_renewal_registers_cost_no_command_of_their_own(redis: RedisServer) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}, look_s=0.2) as functions:
+        assert functions.ride() is None, "services may set rules until the start"
+        functions.start()
+        await until_loaded(client)
+        before = await times_registered(client)
+        rides = 0
+        async with asyncio.timeout(5.0):
+            while rides < 8:
+                await ridden(functions)
+                rides += 1
+                await asyncio.sleep(0.1)  # it looks at the library four times meanwhile
+        assert await times_registered(client) <= before + rides + 1
+        await eventually(lambda: more_registered(client, before + rides + 2), within_s=5, what="it registers by itself")
+    await client.aclose()
+
+
+async def more_registered(client: Any, count: int) -> bool:
+    return await times_registered(client) >= count
+
+
+async def test_a_ride_from_before_new_rules_or_a_new_connection_does_not_count(redis: RedisServer) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}, look_s=3600.0) as functions:
+        functions.start()
+        await functions.ensure()
+        call = functions.ride()
+        assert call is not None
+        functions.set_rules("pubsub", Rules([ChannelRule("new:*", history=7)]))
+        functions.on_ridden(call, b"")
+        await eventually(lambda: has_rule(client, "new:"), within_s=5, what="the new rules are registered")
+        call = functions.ride()
+        assert call is not None
+        await client.flushall()
+        functions._on_up()
+        functions.on_ridden(call, b"")
+        await eventually(lambda: has_rule(client, "new:"), within_s=5, what="the rules are registered again")
+    await client.aclose()
+
+
+async def has_rule(client: Any, text: str) -> bool:
+    return text in (await client.get(rules_key(PREFIX)) or b"").decode()
+
+
+async def test_rules_of_other_nodes_arrive_with_a_renewal(redis: RedisServer) -> None:
+    async with functions_of(redis, {"pubsub": RULES}, look_s=3600.0) as one:
+        one._task = asyncio.create_task(asyncio.sleep(3600))  # it looks only when it is asked to
+        await one.ensure()
+        async with functions_of(redis, {"pubsub": Rules([ChannelRule("other:*", history=9)])}) as other:
+            await other.ensure()
+        assert one.promised("pubsub", "other:1", None) is None
+        late, former = one.ride(), one._tables.text
+        await ridden(one)
+        promised = History(ChannelRule("other:*", history=9).history_ttl_s, 9)
+        assert one.promised("pubsub", "other:1", None) == promised
+        assert late is not None
+        one.on_ridden(late, former.encode())
+        assert one.promised("pubsub", "other:1", None) == promised, "an older answer changes nothing"
+
+
+async def test_a_ride_that_failed_does_not_count(redis: RedisServer) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}, look_s=0.1) as functions:
+        functions.start()
+        await functions.ensure()
+        before = await times_registered(client)
+        for _ in range(5):
+            call = functions.ride()
+            assert call is not None
+            functions.on_ridden(call, hiredis.ReplyError("ERR"))
+            await eventually(lambda: more_registered(client, before + 1), within_s=5, what="it registers by itself")  # noqa: B023
+            before = await times_registered(client)
     await client.aclose()

@@ -58,7 +58,7 @@ async def fcall(lab: ClusterLab, key: str, payload: str) -> str:
 
 
 def doubted(keeper: RedisHistory) -> bytes:
-    return keeper._functions.doubt
+    return keeper.functions.doubt
 
 
 async def is_doubted(keeper: RedisHistory, mark: bytes) -> bool:

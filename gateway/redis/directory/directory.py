@@ -26,7 +26,7 @@ from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.comparison import Comparison
 from snorky.gateway.redis.directory.direct import Direct
 from snorky.gateway.redis.directory.holdings import Holdings, LocalHoldings
-from snorky.gateway.redis.directory.lease import Lease, Timings
+from snorky.gateway.redis.directory.lease import Lease, Rider, Timings
 from snorky.gateway.redis.directory.names import Claims
 from snorky.gateway.redis.directory.node_states import NodeReport
 from snorky.gateway.redis.directory.owned_index import OwnedIndex, OwnedItem, OwnedName, RosterEntry
@@ -148,6 +148,10 @@ class RedisDirectory:
     def report(self) -> NodeReport:
         """This node's state, which the renewals of its lease carry."""
         return self._lease.report
+
+    def carry(self, rider: Rider) -> None:
+        """Run the rider's script with each renewal of the lease."""
+        self._lease.riders.append(rider)
 
     def is_sure(self, names: str) -> bool:
         return self._lease.is_held and not self._reconciler.is_asserting

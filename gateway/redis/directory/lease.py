@@ -48,8 +48,8 @@ class Timings:
 class Rider(Protocol):
     """A script that a node runs as often as it renews its lease. Its keys are in the slot of the nodes."""
 
-    def ride(self) -> Call:
-        """Return the script of the next renewal."""
+    def ride(self) -> Call | None:
+        """Return the script for the next renewal; None = none."""
 
     def on_ridden(self, call: Call, answer: Any) -> None:
         """Handle the answer to a script, `hiredis.ReplyError` if it failed; must not block."""
@@ -163,7 +163,7 @@ class Lease:
         longest_s = max(self._timings.sweep_s, self._timings.hold_s)
         times = [b"%d" % round(seconds * 1000) for seconds in (self._timings.ttl_s, longest_s)]
         arguments = [self.owner.encode(), *times, self.node_id.encode(), self.report.encode()]
-        rides = [(rider, rider.ride()) for rider in self.riders]
+        rides = [(rider, call) for rider in self.riders if (call := rider.ride()) is not None]
         joined = Joined([Call("renew", keys, arguments), *(call for _, call in rides)])
         ((renewed, *answers),) = await self._scripts.run(joined)
         if isinstance(renewed, hiredis.ReplyError):

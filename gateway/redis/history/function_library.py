@@ -6,6 +6,8 @@ Rules:
 - Every 2 s each node registers its channel rules under its prefix, in its database, and reads the merged rules of all
   nodes (`scripts/rules.lua`). Rules remain valid for `GRACE_S` after the last node with these rules registered; only
   time in which some node is running counts. So a node without rules, or a restart of all nodes, shortens no history.
+- The registration rides on the renewal of the node's lease (`ride`). If it has not for a while, or if the rules or the
+  connection have changed since, the node registers by a command of its own.
 - Every 2 s each node also asks which library is loaded. If it is not the one that was found correct, the node compares
   it with its own (`libraries`), and loads its own if the one in Redis is missing, older or changed. A later one is not
   replaced.
@@ -18,6 +20,7 @@ Rules:
 
 import asyncio
 import contextlib
+import math
 from typing import Any, Final
 
 import hiredis
@@ -39,6 +42,7 @@ from snorky.gateway.shared_reads import SharedReads
 __all__ = ["GRACE_S", "Functions"]
 
 LOOK_S: Final = 2.0  # same as the renewal of a lease
+RIDES: Final = 1.5  # times LOOK_S without a registration by a renewal, after which the node registers by itself
 GRACE_S: Final = 3600.0  # a rolling upgrade or a rollback takes less
 KEEP_S: Final = 30 * 86_400.0  # without any node: then the deployment no longer exists
 STEP_MAX_S: Final = 10.0  # the longest time between two registrations in which nodes count as present
@@ -75,6 +79,7 @@ class Functions:
         self._is_barred = False  # the Redis user has no permission for functions
         self._is_blind = False  # it has no permission to ask which library is loaded
         self._hurry = asyncio.Event()
+        self._rode_at_s = self._registered_at_s = -math.inf  # loop time: of the last ride, and of the last answered one
         self._problem = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -83,6 +88,7 @@ class Functions:
         self._rules[service] = rules
         if self._task is not None:
             self._own_digest = self._digest()  # `promised` looks at the tables from now on: they have the old rules
+            self._register_anew()
             self._hurry.set()
 
     @property
@@ -96,7 +102,7 @@ class Functions:
 
     def start(self) -> None:
         """Start to register the rules and check the library; returns at once."""
-        self._commands.on_up = self._hurry.set
+        self._commands.on_up = self._on_up
         self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-functions")
 
     async def stop(self) -> None:
@@ -143,10 +149,12 @@ class Functions:
         Callers share a check that has not begun yet. Raises BrokerUnavailable: the outcome is unknown; ValueError: the
         library is of a later version and must not be replaced.
         """
+        self._register_anew()
         return await self._looks.get("")
 
     async def _look(self, _: str) -> bool:
-        await self._register()
+        if asyncio.get_running_loop().time() - self._registered_at_s > RIDES * self._look_s:
+            await self._register()
         text = self._tables.text
         if self._checked == text and await self._libraries.is_unchanged():
             return False
@@ -169,7 +177,35 @@ class Functions:
             key, ttl_ms = doubt_key(self._prefix), b"%d" % round(DOUBT_S * 1000)
             await self._scripts.run(command(b"SET", key, self.doubt, b"PX", ttl_ms))
 
+    # -- registration of rules -----------------------------------------------------------------------------------
+
+    def ride(self) -> Call | None:
+        """See Rider."""
+        if self._task is None:
+            return None  # not all services have set their rules yet
+        self._rode_at_s = asyncio.get_running_loop().time()
+        return self._registration()
+
+    def on_ridden(self, call: Call, answer: Any) -> None:
+        """See Rider."""
+        present, before = self._registration(), self._tables
+        if self._task is None or isinstance(answer, hiredis.ReplyError) or call.arguments != present.arguments:
+            return  # it failed, or the rules have changed meanwhile
+        with contextlib.suppress(ValueError):  # `_register` reports it
+            self._on_registered(answer)
+            self._registered_at_s = self._rode_at_s
+        if self._tables is not before:
+            self._hurry.set()
+
+    def _register_anew(self) -> None:
+        """Do not count any ride until now."""
+        self._rode_at_s = self._registered_at_s = -math.inf
+
     async def _register(self) -> None:
+        (answer,) = await self._scripts.run(self._registration())
+        self._on_registered(answer)
+
+    def _registration(self) -> Call:
         table = write_table(self._rules)
         keys = [rule_lines_key(self._prefix), rules_key(self._prefix)]
         arguments = [
@@ -180,7 +216,9 @@ class Functions:
             self._tables.digest.encode(),
             b"%d" % round(KEEP_S * 1000),
         ]
-        (answer,) = await self._scripts.run(Call("rules", keys, arguments))
+        return Call("rules", keys, arguments)
+
+    def _on_registered(self, answer: bytes) -> None:
         self._own_digest = self._digest()  # of the present rules, which may have changed meanwhile
         if answer:
             self._tables = RuleTables(answer.decode())
@@ -190,11 +228,17 @@ class Functions:
         """Return the digest of merged tables that have only this node's rules."""
         return RuleTables(f"[{write_table(self._rules)}]").digest
 
+    # -- checks --------------------------------------------------------------------------------------------------
+
+    def _on_up(self) -> None:
+        self._register_anew()  # it may be another server
+        self._hurry.set()
+
     async def _run(self) -> None:
         while True:
             self._hurry.clear()
             try:
-                await self.ensure()
+                await self._looks.get("")
             except Exception as error:  # the top of a task: the node works without functions, publishers need them
                 self._complain(error)
             else:

@@ -56,25 +56,25 @@ class RedisHistory:
         self._appender = appender
         self._commands = commands
         self._scripts = Scripts(self._commands)
-        self._functions = Functions(self._commands, self._scripts, prefix=prefix, metrics=metrics)
+        self.functions = Functions(self._commands, self._scripts, prefix=prefix, metrics=metrics)
 
     def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
-        self._functions.set_rules(service, rules)
+        self.functions.set_rules(service, rules)
 
     @property
     def has_other_rules(self) -> bool:
-        return self._functions.has_other_rules
+        return self.functions.has_other_rules
 
     def promised(self, service: str, name: str, own: History | None) -> History | None:
-        return self._functions.promised(service, name, own)
+        return self.functions.promised(service, name, own)
 
     async def start(self) -> None:
         self._appender.start()
-        self._functions.start()
+        self.functions.start()
         self._commands.start()
 
     async def stop(self) -> None:
-        await self._functions.stop()
+        await self.functions.stop()
         await self._appender.stop()
         await self._commands.stop()
 
@@ -189,13 +189,13 @@ class RedisHistory:
         """
         state = state_key(self._prefix, key)
         for _ in range(CHECKS_MAX):
-            asked, doubt = self._functions.ask(state), self._functions.doubt
+            asked, doubt = self.functions.ask(state), self.functions.doubt
             if doubt:
                 await self._scripts.run(Call("lost", [state], [doubt]))  # recorded once: the state remembers the doubt
             found = await read()
-            if await self._functions.is_sound(asked) and doubt == self._functions.doubt:
+            if await self.functions.is_sound(asked) and doubt == self.functions.doubt:
                 return found
-            await self._functions.look()
+            await self.functions.look()
         return None
 
     async def _first_after(self, key: str, since: Position, limit: int) -> list[Publication] | None:

@@ -61,7 +61,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="library at a recovery",
         file="gateway/redis/history/store.py",
-        old="if await self._functions.is_sound(asked) and doubt",
+        old="if await self.functions.is_sound(asked) and doubt",
         new="if doubt",
         argv=test(
             "tests/cluster/test_shared_redis.py",
@@ -171,6 +171,41 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
             "tests/faults/test_shard_libraries.py",
             "test_a_doubt_on_one_shard_is_copied_to_all_before_that_shard_is_lost",
         ),
+    ),
+    Mutation(
+        guard="rules of other nodes in a renewal",
+        file="gateway/redis/history/function_library.py",
+        old="            self._on_registered(answer)\n            self._registered_at_s",
+        new="            self._registered_at_s",
+        argv=test("tests/contract/test_function_rules.py", "arrive_with_a_renewal and redis"),
+    ),
+    Mutation(
+        guard="late answers of rides",
+        file="gateway/redis/history/function_library.py",
+        old="or call.arguments != present.arguments:",
+        new="or False:",
+        argv=test("tests/contract/test_function_rules.py", "arrive_with_a_renewal and redis"),
+    ),
+    Mutation(
+        guard="rides from before a new connection",
+        file="gateway/redis/history/function_library.py",
+        old="        self._rode_at_s = self._registered_at_s = -math.inf\n\n",
+        new="        self._registered_at_s = -math.inf\n\n",
+        argv=test("tests/contract/test_function_rules.py", "from_before_new_rules and redis"),
+    ),
+    Mutation(
+        guard="rules without rides",
+        file="gateway/redis/history/function_library.py",
+        old="> RIDES * self._look_s:",
+        new="> 3600.0:",
+        argv=test("tests/contract/test_function_rules.py", "cost_no_command and redis"),
+    ),
+    Mutation(
+        guard="rides that failed",
+        file="gateway/redis/history/function_library.py",
+        old="isinstance(answer, hiredis.ReplyError) or call",
+        new="call",
+        argv=test("tests/contract/test_function_rules.py", "a_ride_that_failed and redis"),
     ),
     Mutation(
         guard="rights to functions",

@@ -40,7 +40,7 @@ async def keepers_of(
             topology = RedisBackend.of(url, prefix=prefix, node_id=f"node-{number}", metrics=Metrics())
             topology.history_store.set_rules("pubsub", rules)
             if isinstance(topology.history_store, RedisHistory):
-                topology.history_store._functions._look_s = look_s
+                topology.history_store.functions._look_s = look_s
             await topology.history_store.start()
             stack.push_async_callback(topology.history_store.stop)
             keepers.append(topology.history_store)
