@@ -9,6 +9,7 @@ Rules:
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import repeat
 from time import monotonic
 from types import MappingProxyType
@@ -20,12 +21,13 @@ from snorky.gateway.delivery.write_queue import Batch, WriteQueue
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import Encoding, Json, channel_of, encode_msgpack
-from snorky.gateway.protocol.foreign import Rendering
+from snorky.gateway.protocol.foreign import EncodePublication, Rendering
 from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["BatchEncoder"]
 
+ENCODERS_MAX: Final = 1024  # of channels in use: making one takes 10 us in a process that has just been idle
 _NONE: Final[Mapping[int, bytes]] = MappingProxyType({})
 _Described = tuple[bytes, Position | None, bytes]  # payload, position, attributes
 
@@ -118,7 +120,7 @@ class BatchEncoder:
         rendered: dict[Encoding | Rendering, list[bytes]] = {}
         deliveries = sent_bytes = 0
         for dialect, group in groups.items():
-            wanted = every if dialect.follows_connections and event is not None else chooses
+            wanted = every if event is not None and dialect.follows_connections else chooses
             connections = tuple(group if wanted is None else filter(wanted, group))
             if not connections or not dialect.serves(service):
                 continue
@@ -158,9 +160,14 @@ def _encoded(envelope: dict[str, Json], dialect: Dialect) -> list[bytes]:
 
 def _foreign(channel: Channel, publications: Iterable[_Described], rendering: Rendering) -> list[bytes]:
     """Encode publications for a foreign protocol."""
-    name = channel_of(channel.key.partition(":")[2])
-    found = [rendering.publication(name, *each) for each in publications]
+    encode = _encoder(rendering, channel.key)
+    found = [encode(payload, position, attributes) for payload, position, attributes in publications]
     return [each for each in found if each is not None]
+
+
+@lru_cache(maxsize=ENCODERS_MAX)
+def _encoder(rendering: Rendering, key: str) -> EncodePublication:
+    return rendering.encoder(channel_of(key.partition(":")[2]))
 
 
 def _render(channel: Channel, publication: Publication, value: Json, encoding: Encoding) -> bytes:

@@ -233,6 +233,7 @@ class Fanout:
         valid: list[bytes] = []
         values: list[Json] = []
         described: dict[int, bytes] = {}
+        bare = 0
         for data in payloads:
             payload, selector, change, event, attributes = data, None, None, None, b""
             try:
@@ -251,8 +252,7 @@ class Fanout:
                 event = self._receive(channel.key, change)
                 if event is None:
                     continue
-            if data is payload or (attributes and publication.position is None):
-                self._metrics.unsequenced_publications.inc()
+            bare += data is payload or (attributes != b"" and publication.position is None)
             if selector is not None or event is not None:
                 if (
                     selector is None
@@ -269,6 +269,8 @@ class Fanout:
                     described[len(valid)] = attributes
                 valid.append(payload)
                 values.append(value)
+        if bare:
+            self._metrics.unsequenced_publications.inc(bare)
         self._batches.plain(channel, valid, values, attributes=described)
 
     # -- channels with a history -------------------------------------------------------------------------------------

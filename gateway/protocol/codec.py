@@ -119,7 +119,7 @@ def decode_json(data: bytes | memoryview) -> Json:
         len(data) >= len(_LONG_NUMBER)  # shorter data cannot meet any of the three conditions
         and (
             data.count(b"[") + data.count(b"{") > MAX_DEPTH
-            or _LONG_NUMBER in data.translate(_DIGITS_TO_0)  # msgspec makes a Python int of any size
+            or data.translate(_DIGITS_TO_0).find(_LONG_NUMBER) >= 0  # msgspec makes a Python int of any size
             or len(data) > 2 * MAX_VALUES  # a value takes at least a byte, plus a separator
         )
     ):

@@ -7,14 +7,18 @@ What services send is translated back in two places:
 - A `Frontend` translates what one client receives: replies, errors, notices. There is one for each connection.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from snorky.gateway.protocol.channel_names import Json
 from snorky.gateway.protocol.publication import Change, Position
 
-__all__ = ["DescribesClient", "Frontend", "Rendering", "SubscribeTerms", "attributes_by"]
+__all__ = ["DescribesClient", "EncodePublication", "Frontend", "Rendering", "SubscribeTerms", "attributes_by"]
+
+# Encodes a publication. Arguments: the payload, JSON that is already checked; the position, None if it has none; the
+# attributes as written by `attributes.py`, b"" if it has none.
+EncodePublication = Callable[[bytes, Position | None, bytes], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,8 @@ class Rendering(Protocol):
     @property
     def bears_gaps(self) -> bool: ...
 
-    def publication(
-        self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b""
-    ) -> bytes | None:
-        """Encode a publication. payload: JSON, already checked. position: None if the channel has none.
-
-        attributes: as written by `attributes.py`; b"" = it has none.
-        """
+    def encoder(self, channel: Json) -> EncodePublication:
+        """Return the function that encodes a channel's publications; what they have in common, it encodes now."""
 
     def change(self, channel: Json, change: Change) -> bytes | None:
         """Encode a change of the channel's roster. Called only if `follows_connections`."""

@@ -208,7 +208,8 @@ class Compound:
     def foreign_followers(self, rendering: Rendering) -> list[bytes]:
         """Encode the notifications that follow the message for a foreign protocol that has the service."""
         known = [each for each in self._followers if not each.is_tombstone]
-        found = [rendering.publication(self._channel, each.payload, each.position, each.attributes) for each in known]
+        encode = rendering.encoder(self._channel)
+        found = [encode(each.payload, each.position, each.attributes) for each in known]
         return [each for each in found if each is not None]
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:

@@ -58,6 +58,9 @@ _DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: removed by the sen
 _DEFLATE_END: Final = b"\x01\x00\x00\xff\xff"  # an empty final block: reached only if the data before it is complete
 
 
+_TEXT_HEAD: Final = bytes((_FIN | TEXT, 126))  # the size follows in two bytes
+
+
 def _frame(first_byte: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
@@ -69,6 +72,9 @@ def _frame(first_byte: int, payload: bytes) -> bytes:
 
 def text_frame(message: bytes) -> bytes:
     """Frame one text message, final and unmasked. message: UTF-8."""
+    size = len(message)
+    if 126 <= size < 65536:  # nearly all publications
+        return _TEXT_HEAD + size.to_bytes(2) + message
     return _frame(_FIN | TEXT, message)
 
 

@@ -7,16 +7,17 @@ from texts to texts, only in what is encoded). A "json" field is decoded as `Ver
 that they publish.
 """
 
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.attributes import read_attributes
 from snorky.gateway.protocol.codec import Verbatim, decode_json, encode_json
+from snorky.gateway.protocol.publication import Position
 
-__all__ = ["FIELDS_MAX", "delimited", "encode_publication", "encode_reply", "read_commands", "read_emulation"]
+__all__ = ["FIELDS_MAX", "delimited", "encode_reply", "publication_encoder", "read_commands", "read_emulation"]
 
 _Fields = Mapping[str, tuple[int, str]]
 
@@ -130,9 +131,7 @@ FIELDS_MAX: Final = 1_100  # of one message: a client that connects again names 
 
 
 def _varint(value: int) -> bytes:
-    if value < len(_SHORT):
-        return _SHORT[value]
-    return _any_varint(value)
+    return _SHORT[value] if value < _SHORT_END else _any_varint(value)
 
 
 def _any_varint(value: int) -> bytes:
@@ -148,7 +147,8 @@ def _tag(number: int, kind: str) -> bytes:
     return _varint(number << 3 | (_VARINT if kind in _NUMBERS else _BYTES))
 
 
-_SHORT: Final = tuple(map(_any_varint, range(1024)))  # lengths of most messages
+_SHORT_END: Final = 1024
+_SHORT: Final = tuple(map(_any_varint, range(_SHORT_END)))  # lengths of most messages
 _BY_NAME: Final = {
     name: {field: (_tag(number, kind), kind) for field, (number, kind) in fields.items()}
     for name, fields in _MESSAGES.items()
@@ -166,23 +166,28 @@ def encode_reply(reply: Mapping[str, Any]) -> bytes:
     return delimited(_encode("Reply", reply))
 
 
-def encode_publication(
-    channel: str, payload: bytes, offset: int | None, attributes: Mapping[str, Any] | None = None
-) -> bytes:
-    """Encode the push of a publication as `encode_reply` does. payload: JSON. attributes: None = it has none."""
-    name = _channel_of_push(channel)
-    rest = _OFFSET + _varint(offset) if offset else b""
-    if attributes:
-        rest += _encode("Publication", attributes)
-    pub = b"%b%b%b%b" % (_DATA, _varint(len(payload)), payload, rest)
-    push = b"%b%b%b%b" % (name, _PUB, _varint(len(pub)), pub)
-    size = _varint(len(push))
-    return b"%b%b%b%b" % (_varint(len(_PUSH) + len(size) + len(push)), _PUSH, size, push)
+def publication_encoder(channel: str) -> Callable[[bytes, Position | None, bytes], bytes]:
+    """Return the function that encodes the pushes of a channel's publications, as `encode_reply` does.
 
+    Its arguments: the payload, JSON; the position, if there is one; the attributes.
+    """
+    name = (_CHANNEL_OF_PUSH + delimited(channel.encode()) if channel else b"") + _PUB
 
-@lru_cache(maxsize=1024)
-def _channel_of_push(channel: str) -> bytes:
-    return _CHANNEL_OF_PUSH + delimited(channel.encode()) if channel else b""
+    def encode(payload: bytes, position: Position | None, attributes: bytes) -> bytes:
+        place = b"" if position is None or not position.offset else _OFFSET + _varint(position.offset)
+        if attributes:
+            place += _encode("Publication", read_attributes(attributes))
+        size = len(payload)
+        before = _SHORT[size] if size < _SHORT_END else _any_varint(size)
+        size += len(_DATA) + len(before) + len(place)  # of the publication; below, of what it is in
+        pub = _SHORT[size] if size < _SHORT_END else _any_varint(size)
+        size += len(name) + len(pub)
+        push = _SHORT[size] if size < _SHORT_END else _any_varint(size)
+        size += len(_PUSH) + len(push)
+        reply = _SHORT[size] if size < _SHORT_END else _any_varint(size)
+        return b"%b%b%b%b%b%b%b%b%b" % (reply, _PUSH, push, name, pub, _DATA, before, payload, place)
+
+    return encode
 
 
 def delimited(data: bytes) -> bytes:

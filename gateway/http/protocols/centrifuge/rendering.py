@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from snorky.gateway.errors import InvalidMessage
-from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, payload_of
-from snorky.gateway.protocol.attributes import infos_in, read_attributes
+from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form, Publishing, payload_of
+from snorky.gateway.protocol.attributes import infos_in
 from snorky.gateway.protocol.codec import Encoding, Json, json_size
-from snorky.gateway.protocol.publication import Change, Position
+from snorky.gateway.protocol.publication import Change
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect, binary_frame, text_frame
 
 __all__ = ["DIALECTS", "INFO_MAX_BYTES", "PUBSUB", "STREAM_DIALECTS", "checked_info", "client_info", "pub", "push"]
@@ -55,12 +55,9 @@ class _PushRendering:
     def __init__(self, form: Form) -> None:
         self._form = form
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
+    def encoder(self, channel: Json) -> Publishing:
         """See `Rendering`."""
-        offset = None if position is None else position.offset
-        if attributes:
-            return self._form.publication(_name(channel), payload, offset, read_attributes(attributes))
-        return self._form.publication(_name(channel), payload, offset)
+        return self._form.encoder(_name(channel))
 
     def change(self, channel: Json, change: Change) -> bytes | None:
         """See `Rendering`."""

@@ -24,7 +24,7 @@ from snorky.gateway.http.protocols.pusher.events import (
     NAME_MAX,
     Event,
     encode_event,
-    encode_publication,
+    publication_encoder,
     read_event,
     text_of,
 )
@@ -298,7 +298,7 @@ class PusherClient:
         kept = [each["message"] for each in found.get("messages", ()) if not each.get("tombstone")]
         if kept:
             self._tell(succeeded)
-            return encode_publication(channel, kept[-1])
+            return publication_encoder(channel)(kept[-1], None, b"")
         if found.get("isEmpty", True):
             self._tell(succeeded)
             if "isEmpty" in found:  # else the client may not read what the channel keeps

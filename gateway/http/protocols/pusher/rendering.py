@@ -1,11 +1,11 @@
 """What many clients of Pusher's protocol receive. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
-from snorky.gateway.http.protocols.pusher.events import encode_event, encode_publication
+from snorky.gateway.http.protocols.pusher.events import encode_event, publication_encoder
 from snorky.gateway.http.protocols.pusher.names import kind_of
 from snorky.gateway.http.sockjs.frames import SESSION_DIALECT
 from snorky.gateway.protocol.attributes import infos_in
@@ -27,9 +27,9 @@ class EventRendering:
     def __init__(self, service: str) -> None:
         self.service = service
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
+    def encoder(self, channel: Json) -> Callable[[bytes, Position | None, bytes], bytes]:
         """See `Rendering`."""
-        return encode_publication(_name(channel), payload)
+        return publication_encoder(_name(channel))
 
     def change(self, channel: Json, change: Change) -> bytes | None:
         """See `Rendering`. Further connections of a member make no event."""

@@ -1,6 +1,6 @@
 """Frames of a plain WebSocket: one message each, as JSON or as text. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -25,8 +25,11 @@ class RawRendering:
     def __init__(self, *, is_text: bool) -> None:
         self._is_text = is_text
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
+    def encoder(self, channel: Json) -> Callable[[bytes, Position | None, bytes], bytes]:
         """See `Rendering`."""
+        return self._publication
+
+    def _publication(self, payload: bytes, _position: Position | None, _attributes: bytes) -> bytes:
         if self._is_text and payload.lstrip()[:1] == b'"':
             text: str = msgspec.json.decode(payload, type=str)
             return text.encode()

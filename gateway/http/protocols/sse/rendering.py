@@ -12,8 +12,9 @@ header with the channel and its position, then the event without its `id`, which
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from snorky.gateway.protocol.codec import Encoding, Json, encode_json
@@ -42,8 +43,12 @@ class EventRendering:
     def __init__(self, *, has_several: bool) -> None:
         self._has_several = has_several
 
-    def publication(self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b"") -> bytes:
-        """See `Rendering`. Line breaks in JSON are only layout: they would end the line of the event."""
+    def encoder(self, channel: Json) -> Callable[[bytes, Position | None, bytes], bytes]:
+        """See `Rendering`."""
+        return partial(self._publication, channel)
+
+    def _publication(self, channel: Json, payload: bytes, position: Position | None, _attributes: bytes) -> bytes:
+        """Encode a publication. Line breaks in JSON are only layout: they would end the line of the event."""
         if b"\n" in payload or b"\r" in payload:
             payload = payload.translate(_BREAKS_TO_SPACES)
         if self._has_several:

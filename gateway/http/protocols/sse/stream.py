@@ -230,9 +230,10 @@ class EventStream:
             self._positions[encode_json(channel)] = ""
         if channel in self._asked.since and not data.get("recovered"):
             events.append(whole(channel, position, event("gap", place)))
+        encode = self._rendering.encoder(channel)
         for each in data.get("messages", ()):
             if not each.get("tombstone"):
-                events.append(self._rendering.publication(channel, each["message"], Position.parse(each["position"])))
+                events.append(encode(each["message"], Position.parse(each["position"]), b""))
         events.append(whole(channel, position, event("subscribed", place)))
         return b"".join(events)
 

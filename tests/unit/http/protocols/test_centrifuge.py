@@ -216,7 +216,8 @@ def test_publications_are_encoded_as_other_pushes_are(form: Form, offset: int | 
     for channel in ("", "a", 'quoted "\\€', "x" * 255):
         for payload in (b"1", b'"\xe2\x82\xac"', b'{"a": [1, 2]}', b'"%b"' % (b"x" * 70_000)):
             expected = form.encode(push(channel, "pub", pub(payload, offset, {})))
-            assert form.publication(channel, payload, offset) == expected
+            position = None if offset is None else Position("e", offset, "t")
+            assert form.encoder(channel)(payload, position, b"") == expected
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: form.name)
@@ -226,9 +227,9 @@ def test_publications_with_attributes_are_encoded_as_other_pushes_are(form: Form
     assert rendering is not None
     place = {} if position is None else {"offset": position.offset}
     expected = form.encode(push("a", "pub", {"data": payload_of(payload), **place, **ATTRIBUTES}))
-    assert rendering.publication("a", payload, position, write_attributes(**ATTRIBUTES)) == expected
-    without = form.publication("a", payload, None if position is None else position.offset)
-    assert rendering.publication("a", payload, position, b"malformed") == without
+    encode = rendering.encoder("a")
+    assert encode(payload, position, write_attributes(**ATTRIBUTES)) == expected
+    assert encode(payload, position, b"malformed") == encode(payload, position, b"")
 
 
 def test_line_breaks_in_payloads_do_not_end_a_message() -> None:

@@ -44,7 +44,7 @@ def parse(stream: bytes) -> list[dict[str, str]]:
 @given(values, st.lists(SPACES, max_size=3))
 def test_any_message_is_one_event(value: Any, spaces: list[bytes]) -> None:
     payload = b"".join(spaces) + json.dumps(value).encode() + b"".join(spaces)
-    (found,) = parse(ONE.publication("news", payload, PLACE))
+    (found,) = parse(ONE.encoder("news")(payload, PLACE, b""))
     assert found.keys() == {"id", "data"} and found["id"] == "6b0c:7:a1"
     assert decode_json(found["data"].encode()) == value
 
@@ -52,7 +52,7 @@ def test_any_message_is_one_event(value: Any, spaces: list[bytes]) -> None:
 @given(st.lists(st.tuples(texts, values, st.booleans()), max_size=5))
 def test_records_that_are_joined_come_apart_again(sent: list[tuple[str, Any, bool]]) -> None:
     joined = b"".join(
-        SEVERAL.publication(channel, json.dumps(value, indent=1).encode(), PLACE if has_place else None)
+        SEVERAL.encoder(channel)(json.dumps(value, indent=1).encode(), PLACE if has_place else None, b"")
         for channel, value, has_place in sent
     )
     found = list(records(joined))
@@ -88,8 +88,8 @@ def test_plain_frames_are_the_messages(value: Any) -> None:
     payload = json.dumps(value).encode()
     as_json, as_text = (RAW[form].rendering for form in ("json", "text"))
     assert as_json is not None and as_text is not None
-    assert as_json.publication("news", payload, PLACE) == payload
-    found = as_text.publication("news", payload, PLACE)
+    assert as_json.encoder("news")(payload, PLACE, b"") == payload
+    found = as_text.encoder("news")(payload, PLACE, b"")
     assert found == (value.encode() if isinstance(value, str) else payload)
     assert as_json.notice({"service": "pubsub", "message": {}}) is None
 

@@ -22,7 +22,7 @@ def change(
 
 def test_publication_is_an_event_on_its_channel_and_says_no_position() -> None:
     for position in (None, PLACE):
-        found = RENDERING.publication("a", b'{"event":"b","data":"c"}', position)
+        found = RENDERING.encoder("a")(b'{"event":"b","data":"c"}', position, b"")
         assert json.loads(found) == {"event": "b", "channel": "a", "data": "c"}
 
 
