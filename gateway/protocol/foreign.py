@@ -7,7 +7,7 @@ What services send is translated back in two places:
 - A `Frontend` translates what one client receives: replies, errors, notices. There is one for each connection.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,7 +42,7 @@ class SubscribeTerms:
         return cls(data=frontend.description(channel) if isinstance(frontend, DescribesClient) else None)
 
 
-class Rendering(Protocol):
+class Rendering(Hashable, Protocol):
     """Encodes messages to many clients, without framing. Must not raise. Each method may return None: send nothing.
 
     service: the only one whose channels its clients have; None = of any service. follows_connections: they get `change`

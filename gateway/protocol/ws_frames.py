@@ -58,54 +58,53 @@ _DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: removed by the sen
 _DEFLATE_END: Final = b"\x01\x00\x00\xff\xff"  # an empty final block: reached only if the data before it is complete
 
 
-_TEXT_HEAD: Final = bytes((_FIN | TEXT, 126))  # the size follows in two bytes
+def _framer(first_byte: int) -> Callable[[bytes], bytes]:
+    """Make the function that puts the header of a final, unmasked frame in front of a payload."""
+    short = tuple(bytes((first_byte, size)) for size in range(126))
+    medium = bytes((first_byte, 126))  # then the size in two bytes
+
+    def frame(payload: bytes) -> bytes:
+        size = len(payload)
+        if size < 126:
+            return short[size] + payload
+        if size < 65536:
+            return medium + size.to_bytes(2) + payload
+        return struct.pack("!BBQ", first_byte, 127, size) + payload
+
+    return frame
 
 
-def _frame(first_byte: int, payload: bytes) -> bytes:
-    size = len(payload)
-    if size < 126:
-        return bytes((first_byte, size)) + payload
-    if size < 65536:
-        return struct.pack("!BBH", first_byte, 126, size) + payload
-    return struct.pack("!BBQ", first_byte, 127, size) + payload
-
-
-def text_frame(message: bytes) -> bytes:
-    """Frame one text message, final and unmasked. message: UTF-8."""
-    size = len(message)
-    if 126 <= size < 65536:  # nearly all publications
-        return _TEXT_HEAD + size.to_bytes(2) + message
-    return _frame(_FIN | TEXT, message)
-
-
-def binary_frame(message: bytes) -> bytes:
-    """Frame one binary message, final and unmasked."""
-    return _frame(_FIN | BINARY, message)
+text_frame: Final = _framer(_FIN | TEXT)  # of a text message: UTF-8
+binary_frame: Final = _framer(_FIN | BINARY)
+_frame_pong: Final = _framer(_FIN | PONG)
+_frame_close: Final = _framer(_FIN | CLOSE)
 
 
 def pong_frame(payload: bytes) -> bytes:
     """Build a pong with the ping's payload, <= 125 bytes (RFC 6455 5.5.3)."""
-    return _frame(_FIN | PONG, payload)
+    return _frame_pong(payload)
 
 
-PING_FRAME: Final = _frame(_FIN | PING, b"")
+PING_FRAME: Final = _framer(_FIN | PING)(b"")
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """Build a close frame with code and reason; the reason is cut to fit in 125 bytes (RFC 6455 5.5.1)."""
     text = reason.encode()[: _CONTROL_MAX_BYTES - 2].decode(errors="ignore").encode()
-    return _frame(_FIN | CLOSE, struct.pack("!H", code) + text)
+    return _frame_close(struct.pack("!H", code) + text)
 
 
 def _deflated(opcode: int, plain: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     """Make a framer that compresses each message on its own (RFC 7692, no context takeover)."""
+
+    packed_frame = _framer(_FIN | _RSV1 | opcode)
 
     def frame(message: bytes) -> bytes:
         if len(message) < _DEFLATE_MIN_BYTES:
             return plain(message)  # RFC 7692 6: RSV1 = 0 marks a message that is not compressed
         deflater = zlib.compressobj(level=1, wbits=-15)
         packed = deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH)
-        return _frame(_FIN | _RSV1 | opcode, packed[: -len(_DEFLATE_TAIL)])
+        return packed_frame(packed[: -len(_DEFLATE_TAIL)])
 
     return frame
 

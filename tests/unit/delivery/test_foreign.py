@@ -8,6 +8,7 @@ import pytest
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.channel_order import Gap, Late
 from snorky.gateway.protocol.codec import Encoding, Json, decode_json
+from snorky.gateway.protocol.foreign import EncodePublication
 from snorky.gateway.protocol.publication import (
     MARK,
     Change,
@@ -23,7 +24,7 @@ from snorky.gateway.protocol.publication import (
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound, Shared, Template
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 from tests.support.fakes.fake_wire import FakeTransport
-from tests.support.scenarios.fan_out_rig import KEY, Rig, numbers
+from tests.support.scenarios.fan_out_rig import KEY, OTHER, Rig, numbers
 
 
 class Rendering:
@@ -33,16 +34,20 @@ class Rendering:
         self.follows_connections = follows_connections
         self.service: str | None = None
         self.bears_gaps = True
+        self.encoders: list[Json] = []  # their channels
         self.rendered: list[tuple[Json, Json, Position | None]] = []
         self.attributes: list[bytes] = []
 
-    def publication(
-        self, channel: Json, payload: bytes, position: Position | None, attributes: bytes = b""
-    ) -> bytes | None:
-        value = decode_json(payload)
-        self.rendered.append((channel, value, position))
-        self.attributes.append(attributes)
-        return None if isinstance(value, int) and value % 2 else b"<%b>" % payload
+    def encoder(self, channel: Json) -> EncodePublication:
+        self.encoders.append(channel)
+
+        def encode(payload: bytes, position: Position | None, attributes: bytes) -> bytes | None:
+            value = decode_json(payload)
+            self.rendered.append((channel, value, position))
+            self.attributes.append(attributes)
+            return None if isinstance(value, int) and value % 2 else b"<%b>" % payload
+
+        return encode
 
     def change(self, channel: Json, change: Change) -> bytes | None:
         return f"{channel}{change.kind}{change.identity}".encode()
@@ -84,6 +89,19 @@ def test_publication_is_rendered_once_for_all_clients_of_a_protocol() -> None:
     assert [rig.wires[each].writes for each in clients] == [[b"<2>\n<4>\n"]] * 3
     assert rig.got(own) == [1, 2, 3, 4]
     assert rig.sample("snorky_deliveries_total") == 3 * 2 + 4
+
+
+def test_encoder_is_kept_for_each_channel_and_protocol() -> None:
+    rig, renderings = Rig(), (Rendering(), Rendering())
+    for rendering in renderings:
+        for key in (KEY, OTHER):
+            rig.subscriber(key, dialect_of(rendering))
+    for number in (2, 4, 6):
+        for key in (KEY, OTHER):
+            rig.fanout.deliver(numbers(number, key=key))
+    for rendering in renderings:
+        assert rendering.encoders == ["a", "b"]
+        assert rendering.rendered == [(channel, number, None) for number in (2, 4, 6) for channel in ("a", "b")]
 
 
 def test_protocol_that_sends_nothing_is_not_written_to() -> None:

@@ -232,8 +232,20 @@ def test_publications_with_attributes_are_encoded_as_other_pushes_are(form: Form
     assert encode(payload, position, b"malformed") == encode(payload, position, b"")
 
 
+@pytest.mark.parametrize("sizes", [range(90, 140), range(950, 1030), range(16_300, 16_400)])
+def test_sizes_of_publications_may_take_more_bytes(sizes: range) -> None:
+    """At 128 and 16,384, the lengths of the parts of a message get another byte; up to 1,023 they are in a table."""
+    encode = FORMS["protobuf"].encoder("a")
+    for size in sizes:
+        payload = b'"%b"' % (b"x" * size)
+        assert encode(payload, None, b"") == FORMS["protobuf"].encode(push("a", "pub", pub(payload, None, {})))
+
+
 def test_line_breaks_in_payloads_do_not_end_a_message() -> None:
     assert FORMS["json"].encode({"data": payload_of(b'{\r\n"a":\n1}')}) == b'{"data":{  "a": 1}}'
+    encode = FORMS["json"].encoder("c")
+    for payload in (b'{\r\n"a":\n1}', b'{\n\n"a":\n1}', b'{\r\r"a":\r1}'):
+        assert encode(payload, None) == b'{"push":{"channel":"c","pub":{"data":{  "a": 1}}}}'
 
 
 def test_data_of_a_reply_may_contain_payloads_and_must_be_json() -> None:

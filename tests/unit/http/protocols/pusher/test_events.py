@@ -12,7 +12,7 @@ from snorky.gateway.http.protocols.pusher.codes import ErrorCode
 from snorky.gateway.http.protocols.pusher.events import (
     Event,
     encode_event,
-    encode_publication,
+    publication_encoder,
     read_event,
     text_of,
 )
@@ -28,7 +28,7 @@ values = st.recursive(
 
 def published(value: Any) -> Any:
     """Return the event that clients receive for a message on the channel "a"."""
-    found = json.loads(encode_publication("a", json.dumps(value).encode()))
+    found = json.loads(publication_encoder("a")(json.dumps(value).encode(), None))
     assert found.pop("channel") == "a"
     return found
 
@@ -125,6 +125,29 @@ def test_event_without_data_has_null() -> None:
 
 
 def test_spaces_around_a_message_change_nothing() -> None:
-    found = json.loads(encode_publication("a", b' \n{ "event" : "b" , "data" : "c" }\r\n'))
+    found = json.loads(publication_encoder("a")(b' \n{ "event" : "b" , "data" : "c" }\r\n', None))
     assert found == {"event": "b", "channel": "a", "data": "c"}
-    assert json.loads(encode_publication("a", b' \t"text" '))["data"] == "text"
+    assert json.loads(publication_encoder("a")(b' \t"text" ', None))["data"] == "text"
+
+
+@pytest.mark.parametrize("key", [b'"event"', b'"\\u0065vent"', b'"ev\\u0065nt"'])
+def test_key_of_an_event_may_have_escaped_characters(key: bytes) -> None:
+    found = json.loads(publication_encoder("a")(b'{"data":"d",%b:"b"}' % key, None))
+    assert found == {"event": "b", "channel": "a", "data": "d"}
+
+
+@pytest.mark.parametrize("payload", [b'{"a":{"event":"b"}}', b'{"a":"event"}', b'["event"]', b'"\\"event\\""'])
+def test_event_that_is_not_a_key_of_the_message_is_none(payload: bytes) -> None:
+    found = json.loads(publication_encoder("a")(payload, None))
+    text = json.loads(payload)
+    assert found == {"event": "message", "channel": "a", "data": text if isinstance(text, str) else payload.decode()}
+
+
+def test_fields_of_an_event_have_an_order() -> None:
+    encode = publication_encoder('a"b')
+    assert encode(b'{"a": "\xe2\x82\xac"}', None) == (
+        b'{"event":"message","channel":"a\\"b","data":"{\\"a\\": \\"\xe2\x82\xac\\"}"}'
+    )
+    assert encode(b'{"user_id":"u","data":[1],"event":"e\\n"}', None) == (
+        b'{"event":"e\\n","channel":"a\\"b","data":"[1]","user_id":"u"}'
+    )
