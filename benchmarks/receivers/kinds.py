@@ -1,5 +1,6 @@
 """The kinds of clients: how the clients of a protocol connect and subscribe to the channel."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,18 +11,21 @@ __all__ = ["CENTRIFUGE", "CENTRIFUGE_PROTOBUF", "PLAIN", "PUSHER", "SNORKY", "Ki
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The arguments of a Receiver that are about the protocol. send: None = the clients send nothing."""
+    """The arguments of a Receiver that are about the protocol.
+
+    subscribe: what a client sends to subscribe to the channel of that name; None = the clients send nothing.
+    """
 
     name: str
     path: str = PATH
-    send: str | bytes | None = None
+    subscribe: Callable[[str], str | bytes] | None = None
     replies: int = 1
 
 
 PLAIN: Final = Kind("WebSocket")
-SNORKY: Final = Kind("Snorky", send=subscribe())
-CENTRIFUGE: Final = Kind("Centrifuge, JSON", "/connection/websocket", centrifuge(), 2)
+SNORKY: Final = Kind("Snorky", subscribe=subscribe)
+CENTRIFUGE: Final = Kind("Centrifuge, JSON", "/connection/websocket", centrifuge, 2)
 CENTRIFUGE_PROTOBUF: Final = Kind(
-    "Centrifuge, Protobuf", "/connection/websocket?format=protobuf", centrifuge_protobuf(), 2
+    "Centrifuge, Protobuf", "/connection/websocket?format=protobuf", centrifuge_protobuf, 2
 )
-PUSHER: Final = Kind("Pusher", "/app/bench?protocol=7", pusher(), 2)
+PUSHER: Final = Kind("Pusher", "/app/bench?protocol=7", pusher, 2)

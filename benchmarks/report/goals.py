@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import Cell
 from benchmarks.scenarios.sustained import Sustained
-from benchmarks.servers.protocols import MIXED, SNORKY_ALONE
+from benchmarks.servers.protocols import MIXED, SNORKY_AGAIN, SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE
 
 __all__ = ["Goal", "goals", "protocol_goals"]
@@ -76,5 +76,5 @@ def protocol_goals(cells: Sequence[Cell]) -> list[Goal]:
     return [
         Goal(f"CPU of a delivery / Snorky's, {variant}", worst.get(variant), at_most=1.2 if variant == MIXED else 1.1)
         for variant in dict.fromkeys(cell.variant for cell in cells)
-        if variant != SNORKY_ALONE
+        if variant not in (SNORKY_ALONE, SNORKY_AGAIN)
     ]

@@ -1,5 +1,6 @@
-"""CPU per delivery of every variant, in interleaved repetitions (A B C A B C ...), because machines are never idle."""
+"""CPU per delivery of every variant, in interleaved repetitions (A B C B C A ...), because machines are never idle."""
 
+import random
 import statistics
 import sys
 from contextlib import ExitStack
@@ -40,6 +41,7 @@ def measure(variants: list[Variant], connections: int, *, repetitions: int, deli
     """Measure all variants in turn. deliveries: at least that many in each repetition of a cell."""
     cells = [Cell(each.name, connections, burst) for each in variants for burst in BURSTS]
     by_key = {(cell.variant, cell.burst): cell for cell in cells}
+    order = random.Random(connections)  # in which the variants take their turns: the same in each run
     with ExitStack() as stack:
         rigs: dict[str, Rig] = {}
         for variant in variants:
@@ -52,7 +54,7 @@ def measure(variants: list[Variant], connections: int, *, repetitions: int, deli
         for repetition in range(-1, repetitions):  # the first warms up and does not count
             for burst in BURSTS:
                 passes = max(1, deliveries // (connections * burst))
-                for name, rig in list(rigs.items()):
+                for name, rig in order.sample(list(rigs.items()), len(rigs)):
                     try:
                         spent_s = rig.cpu_s(passes, burst)
                     except ChildFailed as error:

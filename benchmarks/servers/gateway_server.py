@@ -2,9 +2,9 @@
 
     python -m benchmarks.servers.gateway_server PING_INTERVAL_S [REDIS_URL]
 
-Without REDIS_URL there is no broker: `pass PASSES BURST GAP_US` gives the node BURST publications as one read from
-Redis would, through the same method. Limits that would only stop the benchmark are raised (connections per address,
-messages per second); nothing else differs.
+Without REDIS_URL there is no broker: `pass PASSES BURST GAP_US [CHANNEL]` gives the node BURST publications as one read
+from Redis would, through the same method. CHANNEL: the number of the channel. Limits that would only stop the benchmark
+are raised (connections per address, messages per second); nothing else differs.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from benchmarks.servers.commands import answer, obey, run_passes
-from benchmarks.support.message import CHANNEL, PREFIX, compact, payload
+from benchmarks.support.message import PREFIX, channel_name, compact, payload
 from snorky.gateway.config.pusher import RULES, PusherApp
 from snorky.gateway.config.settings import Limits, Private, Public, Settings
 from snorky.gateway.contracts.broker import Listener
@@ -87,12 +87,14 @@ async def serve(ping_interval_s: float, redis_url: str) -> None:
     async with Gateway(settings, public=registry, broker=None if redis_url else NoBroker()) as gateway:
         await gateway.until_ready(10)
         answer(port=urlsplit(gateway.public_urls[0]).port or 0)
-        key, data = channel_key("pubsub", CHANNEL), compact(payload())
+        data = compact(payload())
 
-        async def one_pass(burst: int) -> None:
-            gateway.node.on_publications({key: [data] * burst})
+        async def passes(count: int, burst: int, gap_us: int, channel: int = 0) -> None:
+            key = channel_key("pubsub", channel_name(channel))
 
-        async def passes(count: int, burst: int, gap_us: int) -> None:
+            async def one_pass(burst: int) -> None:
+                gateway.node.on_publications({key: [data] * burst})
+
             await run_passes(one_pass, count, burst, gap_us)
 
         await obey({"pass": passes})

@@ -11,7 +11,7 @@ from benchmarks.servers.redis_server import RedisServer, request
 from benchmarks.support.child import Child
 from benchmarks.support.compiler import compiled
 from benchmarks.support.machine import receiver_cpu, server_cpu
-from benchmarks.support.message import compact, frame, payload, redis_channel
+from benchmarks.support.message import channel_name, compact, frame, payload, redis_channel
 
 __all__ = [
     "BASELINE",
@@ -47,19 +47,31 @@ class Variant:
 
 
 class Rig:
-    """A server and its receivers, ready to be measured. kinds: of its clients, in equal parts, each with a receiver."""
+    """A server and its receivers, ready to be measured.
+
+    kinds: of its clients, in equal parts, each with a receiver. channel: of theirs, its number. port: of the server;
+    None = it tells it first.
+    """
 
     def __init__(
-        self, server: Child, connections: int, *, is_raw: bool = False, kinds: Sequence[Kind] = (PLAIN,)
+        self,
+        server: Child,
+        connections: int,
+        *,
+        is_raw: bool = False,
+        kinds: Sequence[Kind] = (PLAIN,),
+        channel: int = 0,
+        port: int | None = None,
     ) -> None:
         self.server = server
         self.connections = connections
+        self._channel = channel
         self._receivers: list[Receiver] = []
         self._connections_each, rest = divmod(connections, len(kinds))
         try:
             if rest:
                 raise ValueError(f"{connections} clients are not {len(kinds)} equal parts")
-            port = int(server.answer()["port"])
+            port = int(server.answer()["port"]) if port is None else port
             for kind in kinds:
                 self._receivers.append(
                     Receiver(
@@ -68,7 +80,7 @@ class Rig:
                         cpu=receiver_cpu(),
                         is_raw=is_raw,
                         path=kind.path,
-                        send=kind.send,
+                        send=None if kind.subscribe is None else kind.subscribe(channel_name(channel)),
                         replies=kind.replies,
                         nap_us=NAP_US,
                     )
@@ -103,7 +115,7 @@ class Rig:
     def _deliver(self, passes: int, burst: int) -> None:
         # the pause lets the receiver drain, so that every pass finds the sockets empty, whatever the variant
         gap_us = 2000 + 3 * self.connections * burst
-        self.server.ask(f"pass {passes} {burst} {gap_us}")
+        self.server.ask(f"pass {passes} {burst} {gap_us}" + (f" {self._channel}" if self._channel else ""))
 
 
 class _RedisRig(Rig):

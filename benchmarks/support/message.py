@@ -8,6 +8,7 @@ __all__ = [
     "PREFIX",
     "centrifuge",
     "centrifuge_protobuf",
+    "channel_name",
     "compact",
     "envelope",
     "frame",
@@ -46,28 +47,33 @@ def frame() -> bytes:
     return b"\x81\x7e" + len(body).to_bytes(2) + body
 
 
+def channel_name(number: int) -> str:
+    """Name a channel; 0 is CHANNEL."""
+    return f"{CHANNEL}{number or ''}"
+
+
 def subscribe(channel: str = CHANNEL) -> str:
     """A client's subscribe request; "%d" in the channel becomes the connection's number."""
     command = {"command": "subscribe", "params": {"channel": channel}, "callId": 1}
     return compact({"service": "pubsub", "message": command}).decode()
 
 
-def centrifuge() -> str:
+def centrifuge(channel: str) -> str:
     """A Centrifuge client's first frame in JSON; two replies."""
-    commands = {"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}}
+    commands = {"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": channel}}
     return b"\n".join(map(compact, commands)).decode()
 
 
-def centrifuge_protobuf() -> bytes:
+def centrifuge_protobuf(channel: str) -> bytes:
     """The same in Protocol Buffers: each command with its length in front, fields as number << 3 | type."""
-    request = bytes((1 << 3 | 2, len(CHANNEL))) + CHANNEL.encode()
+    request = bytes((1 << 3 | 2, len(channel))) + channel.encode()
     commands = bytes((1 << 3, 1, 4 << 3 | 2, 0)), bytes((1 << 3, 2, 5 << 3 | 2, len(request))) + request
     return b"".join(bytes((len(each),)) + each for each in commands)
 
 
-def pusher() -> str:
+def pusher(channel: str) -> str:
     """A Pusher client's subscribe event. The server sends a first event itself, and one in reply."""
-    return compact({"event": "pusher:subscribe", "data": {"channel": CHANNEL}}).decode()
+    return compact({"event": "pusher:subscribe", "data": {"channel": channel}}).decode()
 
 
 def redis_channel() -> str:
