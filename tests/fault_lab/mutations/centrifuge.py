@@ -180,6 +180,13 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/http/protocols/test_centrifuge.py", "test_size_of_a_message_is_that_of_its_bytes"),
     ),
     Mutation(
+        guard="centrifuge: line breaks",  # the rest of a publication would be read as another message
+        file="gateway/http/protocols/centrifuge/forms.py",
+        old="            payload = one_line(payload)\n",
+        new="            pass\n",
+        argv=test("tests/unit/http/protocols/test_centrifuge.py", "test_line_breaks_in_payloads"),
+    ),
+    Mutation(
         guard="centrifuge: fields of a message",
         file="gateway/http/protocols/centrifuge/protobuf.py",
         old='if count > FIELDS_MAX or (field in found and kind[0] != "@"):',

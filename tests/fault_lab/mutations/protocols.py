@@ -25,6 +25,13 @@ PROTOCOLS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/delivery/test_foreign.py", "test_whole_messages_of_services_are_notices"),
     ),
     Mutation(
+        guard="protocols: encoders are kept",  # making one for each read costs more than a publication
+        file="gateway/delivery/batches.py",
+        old="@lru_cache(maxsize=ENCODERS_MAX)\n",
+        new="",
+        argv=test("tests/unit/delivery/test_foreign.py", "test_encoder_is_kept_for_each_channel_and_protocol"),
+    ),
+    Mutation(
         guard="protocols: clients that accept no orders",  # an event stream would get messages of a channel that it never named
         file="gateway/sdk/server_subscriptions.py",
         old="""        if frontend is not None and not frontend.accepts_order(channel_of(wanted.channel)):

@@ -268,6 +268,13 @@ PUSHER_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(HERE, "test_handshake_that_names_no_app_or_protocol_is_told_so"),
     ),
     Mutation(
+        guard="pusher: escaped characters in the key of an event",
+        file=EVENTS,
+        old=" or _BACKSLASH in payload)",
+        new=")",
+        argv=test(f"{UNIT}/test_events.py", "test_key_of_an_event_may_have_escaped_characters"),
+    ),
+    Mutation(
         guard="pusher: channels of the app's service",
         file=RENDERING,
         old="text_frame, rendering=EventRendering(service))",

@@ -177,7 +177,7 @@ def publication_encoder(channel: str) -> Callable[[bytes, Position | None, bytes
         place = b"" if position is None or not position.offset else _OFFSET + _varint(position.offset)
         if attributes:
             place += _encode("Publication", read_attributes(attributes))
-        size = len(payload)
+        size = len(payload)  # `_varint` is written out: calling it four times would double the cost
         before = _SHORT[size] if size < _SHORT_END else _any_varint(size)
         size += len(_DATA) + len(before) + len(place)  # of the publication; below, of what it is in
         pub = _SHORT[size] if size < _SHORT_END else _any_varint(size)
