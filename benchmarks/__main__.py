@@ -79,7 +79,7 @@ def main() -> int:
         if "protocols" in sections:
             for connections in (100, 1_000):
                 _note(f"fan-out to {connections:,} clients, by their protocol")
-                repetitions, deliveries = (6, 5_000) if options.quick else (40, 10_000)  # the goals need the precision
+                repetitions, deliveries = (6, 5_000) if options.quick else (40, max(10_000, 20 * connections))
                 by_protocol += measure(protocols(), connections, repetitions=repetitions, deliveries=deliveries)
         try:
             if "redis" in sections and redis is not None:

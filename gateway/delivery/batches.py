@@ -27,7 +27,7 @@ from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["BatchEncoder"]
 
-ENCODERS_MAX: Final = 1024  # at most 1 MB; making one takes 10 us in a process whose caches are cold
+ENCODERS_MAX: Final = 1024  # at most 1.5 MB; making one takes 10 us in a process whose caches are cold
 _NONE: Final[Mapping[int, bytes]] = MappingProxyType({})
 _Described = tuple[bytes, Position | None, bytes]  # payload, position, attributes
 
