@@ -67,9 +67,9 @@ class Node:
     broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
     without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
     auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
-    and stopped by the node; None = orders reach only this node. subscription_store: of server-side subscriptions,
-    stopped by the node; None = only in this process. limit_store: likewise, for `cluster_limits`. compare_every_s: how
-    often positions are compared with history. grace_s: see `snorky.gateway.presence.roster_view`.
+    and stopped by the node; None = orders reach only this node. subscription_store (of server-side subscriptions),
+    limit_store: stopped by the node; None = only in this process. compare_every_s: how often positions are compared
+    with history. grace_s: see `snorky.gateway.presence.roster_view`.
     """
 
     def __init__(

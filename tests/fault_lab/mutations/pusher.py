@@ -242,7 +242,7 @@ PUSHER_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="pusher: events of the server are not published",
         file=EVENTS,
-        old=" and not kept.event.startswith(RESERVED):",
+        old=" or kept.event.startswith(RESERVED):",
         new=":",
         argv=test(UNIT, "test_publication_cannot_pass_for_an_event_of_the_server"),
     ),

@@ -245,7 +245,7 @@ def test_line_breaks_in_payloads_do_not_end_a_message() -> None:
     assert FORMS["json"].encode({"data": payload_of(b'{\r\n"a":\n1}')}) == b'{"data":{  "a": 1}}'
     encode = FORMS["json"].encoder("c")
     for payload in (b'{\r\n"a":\n1}', b'{\n\n"a":\n1}', b'{\r\r"a":\r1}'):
-        assert encode(payload, None) == b'{"push":{"channel":"c","pub":{"data":{  "a": 1}}}}'
+        assert encode(payload, None, b"") == b'{"push":{"channel":"c","pub":{"data":{  "a": 1}}}}'
 
 
 def test_data_of_a_reply_may_contain_payloads_and_must_be_json() -> None:

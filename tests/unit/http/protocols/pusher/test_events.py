@@ -28,7 +28,7 @@ values = st.recursive(
 
 def published(value: Any) -> Any:
     """Return the event that clients receive for a message on the channel "a"."""
-    found = json.loads(publication_encoder("a")(json.dumps(value).encode(), None))
+    found = json.loads(publication_encoder("a")(json.dumps(value).encode(), None, b""))
     assert found.pop("channel") == "a"
     return found
 
@@ -125,29 +125,29 @@ def test_event_without_data_has_null() -> None:
 
 
 def test_spaces_around_a_message_change_nothing() -> None:
-    found = json.loads(publication_encoder("a")(b' \n{ "event" : "b" , "data" : "c" }\r\n', None))
+    found = json.loads(publication_encoder("a")(b' \n{ "event" : "b" , "data" : "c" }\r\n', None, b""))
     assert found == {"event": "b", "channel": "a", "data": "c"}
-    assert json.loads(publication_encoder("a")(b' \t"text" ', None))["data"] == "text"
+    assert json.loads(publication_encoder("a")(b' \t"text" ', None, b""))["data"] == "text"
 
 
 @pytest.mark.parametrize("key", [b'"event"', b'"\\u0065vent"', b'"ev\\u0065nt"'])
 def test_key_of_an_event_may_have_escaped_characters(key: bytes) -> None:
-    found = json.loads(publication_encoder("a")(b'{"data":"d",%b:"b"}' % key, None))
+    found = json.loads(publication_encoder("a")(b'{"data":"d",%b:"b"}' % key, None, b""))
     assert found == {"event": "b", "channel": "a", "data": "d"}
 
 
 @pytest.mark.parametrize("payload", [b'{"a":{"event":"b"}}', b'{"a":"event"}', b'["event"]', b'"\\"event\\""'])
 def test_event_that_is_not_a_key_of_the_message_is_none(payload: bytes) -> None:
-    found = json.loads(publication_encoder("a")(payload, None))
+    found = json.loads(publication_encoder("a")(payload, None, b""))
     text = json.loads(payload)
     assert found == {"event": "message", "channel": "a", "data": text if isinstance(text, str) else payload.decode()}
 
 
 def test_fields_of_an_event_have_an_order() -> None:
     encode = publication_encoder('a"b')
-    assert encode(b'{"a": "\xe2\x82\xac"}', None) == (
+    assert encode(b'{"a": "\xe2\x82\xac"}', None, b"") == (
         b'{"event":"message","channel":"a\\"b","data":"{\\"a\\": \\"\xe2\x82\xac\\"}"}'
     )
-    assert encode(b'{"user_id":"u","data":[1],"event":"e\\n"}', None) == (
+    assert encode(b'{"user_id":"u","data":[1],"event":"e\\n"}', None, b"") == (
         b'{"event":"e\\n","channel":"a\\"b","data":"[1]","user_id":"u"}'
     )
