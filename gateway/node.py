@@ -3,8 +3,7 @@
 Rules:
 - A node receives its own publications through the broker, as every other node does: nothing is delivered twice or
   in a different order here.
-- `snorky.gateway.delivery.channels` subscribes connections to channels; `snorky.gateway.delivery.gap_repair` repairs
-  channels with a history after an interruption.
+- `delivery.channels` subscribes connections; `delivery.gap_repair` repairs channels with a history after a failure.
 """
 
 import itertools
