@@ -9,8 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from snorky.gateway.errors import BrokerUnavailable, UnknownService
 from snorky.gateway.http.protocols.pusher.users import online_users
@@ -29,95 +27,6 @@ def events_in(event: bytes) -> dict[str, list[str]]:
     events = json.loads(found["data"])["events"]
     assert all(each["user_ids"] for each in events)
     return {each["name"]: each["user_ids"] for each in events}
-
-
-def taken(watched: Watched) -> list[tuple[Watcher, dict[str, list[str]]]]:
-    found = []
-    while (each := watched.take()) is not None:
-        found.append((each[0], events_in(each[1])))
-    return found
-
-
-# -- Watched ----------------------------------------------------------------------------------------------------------
-
-
-def test_client_is_told_in_one_event_when_all_of_its_users_are_known() -> None:
-    watched, ann = Watched(), Watcher([ZOE, BOB, EVE, BOB], print)
-    assert watched.add(ann) == [ZOE, BOB, EVE]
-    watched.set(BOB, is_online=True)
-    watched.set(ZOE, is_online=True)
-    assert taken(watched) == []
-    watched.set(EVE, is_online=False)
-    assert taken(watched) == [(ann, {"online": ["zoe", "bob"]})]
-    dan = Watcher([EVE, BOB], print)
-    assert watched.add(dan) == []
-    assert taken(watched) == [(dan, {"online": ["bob"]})], "all are known already"
-
-
-def test_changes_at_one_moment_are_one_event_and_those_that_cancel_each_other_none() -> None:
-    watched, ann = Watched(), Watcher([BOB, EVE], print)
-    watched.add(ann)
-    watched.set(BOB, is_online=True)
-    watched.set(EVE, is_online=False)
-    assert taken(watched) == [(ann, {"online": ["bob"]})]
-    watched.set(BOB, is_online=False)
-    watched.set(EVE, is_online=True)
-    assert taken(watched) == [(ann, {"online": ["eve"], "offline": ["bob"]})]
-    watched.set(EVE, is_online=False)
-    watched.set(EVE, is_online=True)
-    assert taken(watched) == []
-
-
-def test_list_that_does_not_fit_is_refused_as_a_whole() -> None:
-    watched, ann, dan = Watched(users_max=2), Watcher([BOB], print), Watcher([BOB, EVE, ZOE], print)
-    assert watched.add(ann) == [BOB]
-    assert watched.add(dan) is None and watched.keys() == [BOB]
-    assert watched.discard(dan) == []
-    assert watched.add(Watcher([BOB, EVE], print)) == [EVE]
-    assert watched.add(Watcher([EVE], print)) == [], "known users take no place"
-
-
-def test_ids_of_users_may_contain_blanks() -> None:
-    watched, ann = Watched(), Watcher([user_key("shop", "a b  c ")], print)
-    watched.add(ann)
-    watched.set("shop a b  c ", is_online=True)
-    assert taken(watched) == [(ann, {"online": ["a b  c "]})]
-
-
-@given(st.lists(st.tuples(st.sampled_from("+-set"), st.integers(0, 3), st.sampled_from("abc"), st.booleans())))
-def test_clients_know_the_state_of_their_users_after_each_event(steps: list[tuple[str, int, str, bool]]) -> None:
-    watched = Watched()
-    watchers: dict[int, Watcher] = {}
-    known: dict[Watcher, set[str]] = {}
-    state: dict[str, bool] = {}
-    for what, number, letter, flag in steps:
-        if what == "+" and number not in watchers:
-            watcher = watchers[number] = Watcher(
-                [user_key("s", each) for each in ("ab", "bc", "c", "abc")[number]], print
-            )
-            known[watcher] = set()
-            watched.add(watcher)
-        elif what == "-" and number in watchers:
-            for key in watched.discard(watchers.pop(number)):
-                state.pop(key, None)
-        elif user_key("s", letter) in watched:
-            state[user_key("s", letter)] = flag
-            watched.set(user_key("s", letter), is_online=flag)
-        if flag:
-            continue  # some changes are taken together
-        for watcher, events in taken(watched):
-            assert watcher in watchers.values()
-            come, gone = set(events.get("online", ())), set(events.get("offline", ()))
-            assert not come & known[watcher] and gone <= known[watcher]
-            known[watcher] = (known[watcher] | come) - gone
-        for watcher in watchers.values():
-            are_known = all(key in state for key in watcher.users)
-            online = {key.partition(" ")[2] for key in watcher.users if state.get(key)}
-            assert known[watcher] == (online if are_known else set())
-    assert set(watched.keys()) == {key for each in watchers.values() for key in each.users}
-
-
-# -- OnlineUsers ------------------------------------------------------------------------------------------------------
 
 
 class Client:
