@@ -17,7 +17,17 @@ from typing import Any, Final
 
 import aiohttp
 
-__all__ = ["KEY", "SECRET", "PusherClient", "SubscriptionFailed", "connected", "dialled", "member", "signed"]
+__all__ = [
+    "KEY",
+    "SECRET",
+    "PusherClient",
+    "SubscriptionFailed",
+    "connected",
+    "dialled",
+    "member",
+    "signed",
+    "watchlist_events_in",
+]
 
 DEADLINE_S: Final = 30.0
 KEY: Final = "shop-key"
@@ -171,3 +181,12 @@ async def connected(url: str, key: str = KEY, secret: str = SECRET, **headers: s
         client = PusherClient(socket, key, secret)
         client.socket_id = (await client.data("pusher:connection_established"))["socket_id"]
         yield client
+
+
+def watchlist_events_in(event: bytes) -> dict[str, list[str]]:
+    """Return the ids of users in a watchlist event, by what they are now."""
+    found = json.loads(event)
+    assert found.keys() == {"event", "data"} and found["event"] == "pusher_internal:watchlist_events"
+    events = json.loads(found["data"])["events"]
+    assert all(each["user_ids"] for each in events)
+    return {each["name"]: each["user_ids"] for each in events}

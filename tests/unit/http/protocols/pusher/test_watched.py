@@ -1,28 +1,18 @@
 """Whom the clients of a node watch, and what each is told of them."""
 
-import json
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snorky.gateway.http.protocols.pusher.users.watched import Watched, Watcher, user_key
+from tests.support.clients.pusher import watchlist_events_in
 
 BOB, EVE, ZOE = (user_key("shop", each) for each in ("bob", "eve", "zoe"))
-
-
-def events_in(event: bytes) -> dict[str, list[str]]:
-    """Return the ids of users by what they are now."""
-    found = json.loads(event)
-    assert found.keys() == {"event", "data"} and found["event"] == "pusher_internal:watchlist_events"
-    events = json.loads(found["data"])["events"]
-    assert all(each["user_ids"] for each in events)
-    return {each["name"]: each["user_ids"] for each in events}
 
 
 def taken(watched: Watched) -> list[tuple[Watcher, dict[str, list[str]]]]:
     found = []
     while (each := watched.take()) is not None:
-        found.append((each[0], events_in(each[1])))
+        found.append((each[0], watchlist_events_in(each[1])))
     return found
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import weakref
 from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,18 +14,10 @@ from snorky.gateway.http.protocols.pusher.users import online_users
 from snorky.gateway.http.protocols.pusher.users.online_users import OnlineUsers, online_users_of
 from snorky.gateway.http.protocols.pusher.users.watched import Watched, Watcher, user_key
 from snorky.gateway.testing import MemoryCluster, memory_cluster
+from tests.support.clients.pusher import watchlist_events_in
 from tests.support.processes.tools import eventually
 
 BOB, EVE, ZOE = (user_key("shop", each) for each in ("bob", "eve", "zoe"))
-
-
-def events_in(event: bytes) -> dict[str, list[str]]:
-    """Return the ids of users by what they are now."""
-    found = json.loads(event)
-    assert found.keys() == {"event", "data"} and found["event"] == "pusher_internal:watchlist_events"
-    events = json.loads(found["data"])["events"]
-    assert all(each["user_ids"] for each in events)
-    return {each["name"]: each["user_ids"] for each in events}
 
 
 class Client:
@@ -39,7 +30,7 @@ class Client:
         self.watcher = Watcher(keys, self._hear)
 
     def _hear(self, event: bytes) -> None:
-        found = events_in(event)
+        found = watchlist_events_in(event)
         self.told.append(found)
         self.online = (self.online | set(found.get("online", ()))) - set(found.get("offline", ()))
 
