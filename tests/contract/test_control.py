@@ -5,22 +5,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from snorky.gateway.contracts.control import ORDER_MAX_BYTES, ControlLog, ControlOrder, LocalControlLog, encode_order
+from snorky.gateway.contracts.control import ORDER_MAX_BYTES, ControlLog, ControlOrder, LocalControlLog
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import control, parts
 from snorky.gateway.redis.backend import parts_of
-from snorky.gateway.redis.control import WAIT_S
 from snorky.gateway.redis.multi.control import SpreadControlLog
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.testing.control import MemoryControlLog, SharedOrders
-from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
-from tests.support.servers.redis_servers import KINDS, REAL_KINDS, AnyServer, RedisServer, start_server
+from tests.support.servers.redis_servers import KINDS, RedisServer, start_server
 
 ORDERS, LEASES = "test:{nodes}::orders", "test:{nodes}::leases"
 
@@ -95,22 +91,6 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     starting = ClusterLab("redis", tmp_path) if request.param == "cluster" else start_server(request.param, tmp_path)
     async with starting as server, logs(server.url) as made:
         yield made
-
-
-def wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the end of a wait cause no read."""
-    monkeypatch.setattr(control, "WAIT_S", 3600.0)
-    monkeypatch.setattr(parts, "WAIT_S", 3600.0)
-
-
-async def waiting(redis: Any, *, count: int = 1) -> str:
-    """Return the id of the connection that waits for orders, when so many do."""
-
-    async def find() -> list[str]:
-        found = [each["id"] for each in await redis.client_list() if "b" in each["flags"]]
-        return found if len(found) == count else []
-
-    return (await eventually(find, within_s=5, what="nodes wait"))[0]
 
 
 async def ready(log: ControlLog, seen: Seen, order_id: str = "ready") -> None:
@@ -326,106 +306,6 @@ async def test_after_redis_lost_its_newest_orders_new_ones_are_reported(tmp_path
         await seen.told("o11")
         assert list(dict.fromkeys(seen.ids)) == [f"o{number}" for number in range(12)]
         assert seen.missed == 0
-
-
-async def xadd(server: AnyServer, number: int, order_id: str) -> None:
-    """Store an order without an announcement, as nodes of the previous version do."""
-    data = encode_order(order(order_id))
-    async with server.client() as redis:
-        await redis.xadd(ORDERS, {"id": order_id, "at": int(time.time() * 1000), "order": data}, id=f"{number}-0")
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_a_node_without_orders_sends_less_than_one_command_a_second(kind: str, tmp_path: Path) -> None:
-    async with RedisServer(kind, tmp_path) as server, logs(server.url) as make, server.client() as redis:
-        log = make()
-        await ready(log, begin(log))
-        await waiting(redis)
-        await redis.config_resetstat()
-        await asyncio.sleep(2 * WAIT_S)
-        stats = await redis.info("commandstats")
-        assert 1 <= stats["cmdstat_xread"]["calls"] <= 3
-        assert "cmdstat_xrange" not in stats
-
-
-async def test_an_order_without_an_announcement_reaches_a_node_that_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wait_long(monkeypatch)
-    async with start_server("redis", tmp_path) as server, logs(server.url) as make, server.client() as redis:
-        log = make()
-        seen = begin(log)
-        await ready(log, seen)
-        await waiting(redis)
-        await xadd(server, 2, "unannounced")
-        await seen.told("unannounced")
-
-
-async def test_an_order_in_a_list_that_began_again_reaches_a_node_that_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The list expires after a day without an order; then the numbers begin again."""
-    wait_long(monkeypatch)
-    async with start_server("redis", tmp_path) as server, logs(server.url) as make, server.client() as redis:
-        log = make()
-        seen = begin(log)
-        for number in range(3):
-            await log.add(order(f"o{number}"))
-        await seen.told("o2")
-        for kept in (["test:{nodes}::orders:announced"], []):
-            await waiting(redis)
-            for key in {"test:{nodes}::orders", "test:{nodes}::orders:announced"} - set(kept):
-                await redis.delete(key)
-            await log.add(order(f"again {len(kept)}"))
-            await seen.told(f"again {len(kept)}")
-        assert seen.missed == 0
-
-
-async def test_an_order_whose_announcement_was_lost_is_read_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(control, "REPAIR_S", 0.3)
-    monkeypatch.setattr(control, "WAIT_S", 0.1)
-    async with start_server("redis", tmp_path) as server, logs(server.url) as make, server.client() as redis:
-        log = make()
-        seen = begin(log)
-        for number in range(3):
-            await log.add(order(f"o{number}"))
-        await seen.told("o2")
-        await waiting(redis)
-        await redis.delete(ORDERS)
-        await xadd(server, 1, "lost")
-        await seen.told("lost")
-
-
-async def test_an_order_that_was_given_while_the_wait_was_cut_off_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wait_long(monkeypatch)
-    async with start_server("redis", tmp_path) as server, logs(server.url) as make, server.client() as redis:
-        log = make()
-        seen = begin(log)
-        await log.add(order("before"))
-        await ready(log, seen)
-        for number in range(3):
-            await redis.execute_command("CLIENT", "KILL", "ID", await waiting(redis))
-            await redis.delete(ORDERS)  # so the wait that begins again would end by nothing but a read
-            await xadd(server, 1, f"cut {number}")
-            await seen.told(f"cut {number}")
-
-
-async def test_without_the_right_to_wait_a_node_reads_often(tmp_path: Path) -> None:
-    async with start_server("redis", tmp_path) as server, server.client() as redis:
-        await redis.execute_command("ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all", "-xread")
-        async with logs(server.url.replace("redis://", "redis://node:secret@")) as make:
-            a, b = make("a"), make("b")
-            seen_a, seen_b = begin(a), begin(b)
-            await ready(a, seen_a)
-            for number in range(3):
-                await a.add(order(f"o{number}"))
-                await seen_b.told(f"o{number}")
-            await redis.execute_command("ACL", "SETUSER", "node", "+@all")
-            await waiting(redis, count=2)
 
 
 async def test_an_order_of_a_newer_node_is_passed_over(tmp_path: Path) -> None:

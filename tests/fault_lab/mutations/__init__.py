@@ -13,6 +13,7 @@ from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
 from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
+from tests.fault_lab.mutations.idle import IDLE_MUTATIONS
 from tests.fault_lab.mutations.js_client import JS_CLIENT_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
 from tests.fault_lab.mutations.limits import LIMITS_MUTATIONS
@@ -39,6 +40,7 @@ __all__ = ["MUTATIONS", "Mutation", "mutate"]
 MUTATIONS: tuple[Mutation, ...] = (
     *GATEWAY_MUTATIONS,
     *REDIS_MUTATIONS,
+    *IDLE_MUTATIONS,
     *BATCH_MUTATIONS,
     *LIBRARY_MUTATIONS,
     *SCRIPTS_MUTATIONS,

@@ -5,6 +5,7 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 __all__ = ["CONTROL_MUTATIONS"]
 
 _CONTRACT = "tests/contract/test_control.py"
+_WAITS = "tests/contract/test_control_waits.py"
 _UNIT = "tests/unit/sdk/test_control.py"
 _ENDING = "tests/unit/sdk/test_end_subscription.py"
 _SERVICE = "tests/unit/services/test_control.py"
@@ -86,28 +87,28 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/lua/order.lua",
         old="redis.call('XADD', KEYS[3], 'MAXLEN', '1', '*', 'id', ARGV[1])\n",
         new="",
-        argv=test(_CONTRACT, "test_an_order_in_a_list_that_began_again_reaches_a_node_that_waits"),
+        argv=test(_WAITS, "test_an_order_in_a_list_that_began_again_reaches_a_node_that_waits"),
     ),
     Mutation(
         guard="orders without an announcement",
         file="gateway/redis/control.py",
         old='        after = b"%d-0" % (0 if self._last is None else self._last.number)\n',
         new='        after = b"9999-0"\n',
-        argv=test(_CONTRACT, "test_an_order_without_an_announcement_reaches_a_node_that_waits"),
+        argv=test(_WAITS, "test_an_order_without_an_announcement_reaches_a_node_that_waits"),
     ),
     Mutation(
         guard="orders whose announcement was lost",
         file="gateway/redis/control.py",
         old="        due_s = loop.time() + REPAIR_S\n",
         new="        due_s = loop.time() + 3600.0\n",
-        argv=test(_CONTRACT, "test_an_order_whose_announcement_was_lost_is_read_later"),
+        argv=test(_WAITS, "test_an_order_whose_announcement_was_lost_is_read_later"),
     ),
     Mutation(
         guard="orders without the right to wait",
         file="gateway/redis/control.py",
         old="                await asyncio.sleep(self._interval_s)\n",
         new="                await asyncio.sleep(3600.0)\n",
-        argv=test(_CONTRACT, "test_without_the_right_to_wait_a_node_reads_often"),
+        argv=test(_WAITS, "test_without_the_right_to_wait_a_node_reads_often"),
     ),
     Mutation(
         guard="removed orders",

@@ -1,0 +1,78 @@
+"""Guards of what a node without clients asks Redis seldom, or together with something else."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["IDLE_MUTATIONS"]
+
+IDLE_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="look when a lease ends",
+        file="gateway/redis/directory/reaper.py",
+        old="                self._next_end = min(self._next_end, now - ended_ms / 1000)\n",
+        new="",
+        argv=test("tests/unit/redis/directory/test_reaper.py", "looks_when_a_lease_ends"),
+    ),
+    Mutation(
+        guard="look when a sweep is due",
+        file="gateway/redis/directory/reaper.py",
+        old="                self._next_end = min(self._next_end, now - late_ms / 1000)\n",
+        new="                pass\n",
+        argv=test("tests/unit/redis/directory/test_reaper.py", "looks_when_a_lease_ends"),
+    ),
+    Mutation(
+        guard="age of what a renewal brought",
+        file="gateway/redis/directory/reaper.py",
+        old="        now = present.at\n",
+        new="        now = asyncio.get_running_loop().time()\n",
+        argv=test("tests/unit/redis/directory/test_reaper.py", "does_not_get_younger"),
+    ),
+    Mutation(
+        guard="scripts that ride on a renewal",
+        file="gateway/redis/directory/lease.py",
+        old="        for (rider, call), answer in zip(rides, answers, strict=True):\n",
+        new="        for (rider, call), answer in ():\n",
+        argv=test("tests/cluster/test_directory_cost.py", "an_idle_directory"),
+    ),
+    Mutation(
+        guard="revocations that a login reads first",
+        file="gateway/redis/revocations.py",
+        old="            await self._catch_up(watcher)\n            if self._task is None:\n",
+        new="            if self._task is None:\n",
+        argv=test("tests/contract/test_revocations.py", "a_login_first_reads"),
+    ),
+    Mutation(
+        guard="a login waits for the read",
+        file="gateway/redis/revocations.py",
+        old="                    async with self._beginning:  # logins wait\n",
+        new="                    if True:\n",
+        argv=test("tests/contract/test_revocations.py", "a_login_meanwhile_waits"),
+    ),
+    Mutation(
+        guard="end of the wait without clients",
+        file="gateway/node.py",
+        old="        self._auth.revocations.hurry()\n",
+        new="",
+        argv=test("tests/unit/auth/test_revocation.py", "whether_a_node_has_clients"),
+    ),
+    Mutation(
+        guard="revocations for a login without a connection",
+        file="gateway/auth/sessions.py",
+        old="bool(self._by_name) or next(",
+        new="next(",
+        argv=test("tests/unit/auth/test_revocation.py", "whether_a_node_has_clients"),
+    ),
+    Mutation(
+        guard="probe that Redis has forgotten",
+        file="gateway/redis/write_watch.py",
+        old="refusal_of(answer) is Refusal.NO_SCRIPT:",
+        new="False:",
+        argv=test("tests/contract/test_write_watch.py", "test_a_probe_is_one_command"),
+    ),
+    Mutation(
+        guard="right to send a script in full",
+        file="gateway/redis/write_watch.py",
+        old="    missing = 'NOPERM to run ' .. words[1]\n",
+        new="",
+        argv=test("tests/contract/test_write_watch.py", "test_a_missing_right_is_a_refusal_until_it_is_granted"),
+    ),
+)
