@@ -9,7 +9,7 @@ LIST = "gateway/http/protocols/pusher/users/client_watchlist.py"
 USERS = "gateway/http/protocols/pusher/users/online_users.py"
 WATCHED = "gateway/http/protocols/pusher/users/watched.py"
 UNIT = "tests/unit/http/protocols/pusher/test_watchlists.py"
-WATCHED = "tests/unit/http/protocols/pusher/test_watched.py"
+UNIT_WATCHED = "tests/unit/http/protocols/pusher/test_watched.py"
 HERE = "tests/cluster/test_pusher_watchlists.py"
 
 PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
@@ -97,14 +97,14 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
         file=WATCHED,
         old="            if not watcher.unknown:\n                self._due[watcher] = None\n",
         new="            self._due[watcher] = None\n",
-        argv=test(WATCHED, "test_client_is_told_in_one_event_when_all_of_its_users_are_known"),
+        argv=test(UNIT_WATCHED, "test_client_is_told_in_one_event_when_all_of_its_users_are_known"),
     ),
     Mutation(
         guard="watchlists: only what a client does not know",
         file=WATCHED,
         old="if now[key] and key not in watcher.online",
         new="if now[key]",
-        argv=test(WATCHED, "test_changes_at_one_moment_are_one_event_and_those_that_cancel_each_other_none"),
+        argv=test(UNIT_WATCHED, "test_changes_at_one_moment_are_one_event_and_those_that_cancel_each_other_none"),
     ),
     Mutation(
         guard="watchlists: a client that fails stops no other",
