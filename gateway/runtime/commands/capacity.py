@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from snorky.gateway.runtime.commands.capacity_model import BUSY, Figures, Load, Plan, plan
+from snorky.gateway.runtime.commands.capacity_model import BUSY, CONNECTIONS_MAX, Figures, Load, Plan, plan
 from snorky.gateway.runtime.commands.common import fail
 from snorky.gateway.runtime.commands.memory import written
 
@@ -22,7 +22,10 @@ def capacity(
     kept: Annotated[float, typer.Option(min=0, max=1, help="Part of the publications that a history keeps.")] = 0,
     connects_per_s: Annotated[float, typer.Option("--connects", min=0, help="New connections per second.")] = 0,
     memory_gib: Annotated[float, typer.Option("--memory", min=0.25, help="GiB of memory for each node.")] = 4,
-    interface_gbps: Annotated[float, typer.Option("--network", min=0.01, help="Gbit/s of each interface.")] = 10,
+    interface_gbps: Annotated[
+        float, typer.Option("--network", min=0.01, help="Gbit/s of the network, for each node and each Redis server.")
+    ] = 10,
+    connections_max: Annotated[int, typer.Option(min=1, help="[limits] connections of each node.")] = CONNECTIONS_MAX,
     file: Annotated[
         Path | None,
         typer.Option("--figures", metavar="FILE", help="Costs on your machine, from the benchmark. Default: ours."),
@@ -40,7 +43,13 @@ def capacity(
     """
     load = Load(connections, channels, publishes, fanout, payload_bytes, kept, connects_per_s)
     try:
-        found = plan(load, _read(file), memory_bytes=memory_gib * (1 << 30), interface_bps=interface_gbps * 1e9)
+        found = plan(
+            load,
+            _read(file),
+            memory_bytes=memory_gib * (1 << 30),
+            interface_bps=interface_gbps * 1e9,
+            connections_max=connections_max,
+        )
     except ValueError as error:
         fail(str(error))
     for line in _lines(load, found):
@@ -69,7 +78,8 @@ def _lines(load: Load, found: Plan) -> list[str]:
         f"load     {load.publishes_per_s:,.0f} publications/s to {load.fanout:,.0f} clients each: "
         f"{load.deliveries_per_s:,.0f} deliveries/s; {load.connections:,.0f} connections",
         f"nodes    {found.nodes:,}, a core each; at least {least}",
-        f"         each: core {found.node_cpu:.0%} busy, {written(int(found.node_bytes))}, "
+        f"         each: core {found.node_cpu:.0%} busy ({found.joined_cpu:.0%} while it joins messages), "
+        f"{written(int(found.node_bytes))}, "
         f"{load.connections / found.nodes:,.0f} connections",
         f"Redis    servers: {found.redis:,}; in all {found.redis_cpu:,.2f} cores, "
         f"{_rate(found.redis_bps)} to the nodes; a publication goes to {found.receivers:,.1f} nodes",
@@ -82,7 +92,7 @@ def _lines(load: Load, found: Plan) -> list[str]:
         lines.append("         one Redis server is not enough: list several in redis_url, or use a Cluster")
     if found.receivers > 2 and found.receivers > load.fanout / 2:
         lines.append("         a channel's clients are on many nodes: let the balancer send them to the same ones")
-    return [*lines, f"No core, memory or interface is planned to be used for more than {BUSY:.0%}."]
+    return [*lines, f"Planned for {BUSY:.0%} of what each server has; cores while they join messages."]
 
 
 def _rate(bits: float) -> str:

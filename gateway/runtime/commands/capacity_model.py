@@ -12,14 +12,14 @@ from typing import Final
 
 __all__ = ["Figures", "Load", "Plan", "node_cpu", "plan"]
 
-BUSY: Final = 0.6  # of a core, of its memory and of a network interface: the rest is for peaks and for a lost server
+BUSY: Final = 0.6  # of whatever a server has: the rest is for peaks, and for the clients of a server that died
 CONNECTIONS_MAX: Final = 50_000  # the default of [limits] connections
 NODES_MAX: Final = 1_000_000
 NODE_BYTES: Final = 96 << 20  # a node without clients
 FRAME_BYTES: Final = 60  # envelope, channel and position of a publication, and the WebSocket frame's head
 PACKET_BYTES: Final = 66  # the heads of Ethernet, IP and TCP with timestamps
 PUBSUB_BYTES: Final = 90  # what Redis writes to a node besides the payload
-IDLE_COMMANDS_PER_S: Final = 10.2  # of a node, whatever its load
+IDLE_COMMANDS_PER_S: Final = 3.0  # of a node, whatever its load
 COMMAND_US: Final = 3.0  # of Redis, for one of these
 
 
@@ -37,8 +37,8 @@ class Figures:
     connect_us: float = 676.0  # a node's: handshake and a subscription
     publish_redis_us: float = 1.01  # Redis', for each publication
     receiver_redis_us: float = 0.361  # Redis', for each node that receives it
-    kept_node_us: float = 25.0  # of the node that publishes, if the channel has a history
-    kept_redis_us: float = 6.5  # Redis', in addition
+    kept_node_us: float = 13.0  # of the node that publishes, in addition, if the channel has a history
+    kept_redis_us: float = 11.0  # Redis', in addition
     connection_bytes: float = 1_910.0
     subscription_bytes: float = 979.0  # to a channel that has other subscribers on the node
     channel_bytes: float = 1_000.0  # of a node, for its first subscriber of a channel
@@ -69,13 +69,15 @@ class Load:
 class Plan:
     """What a load needs.
 
-    nodes_by: the least number of nodes by what each must have enough of. node_cpu: of one core. receivers: the nodes
-    that receive a publication. redis_cpu: of one core, all servers together. _bps: bits per second.
+    nodes_by: the least number of nodes by what each must have enough of. node_cpu: of one core; joined_cpu: while the
+    node joins messages. receivers: the nodes that receive a publication. redis_cpu: of one core, all servers together.
+    _bps: bits per second.
     """
 
     nodes: int
     nodes_by: dict[str, int]
     node_cpu: float
+    joined_cpu: float
     node_bytes: float
     receivers: float
     redis: int
@@ -105,7 +107,7 @@ def plan(
     enough: dict[str, Callable[[int], bool]] = {
         "CPU": lambda nodes: _cpu(load, figures, nodes, figures.joined_delivery_us) <= BUSY,
         "memory": lambda nodes: node_memory(load, figures, nodes) <= BUSY * memory_bytes,
-        "connections": lambda nodes: load.connections / nodes <= connections_max,
+        "connections": lambda nodes: load.connections / nodes <= BUSY * connections_max,
         "network": lambda nodes: client_bps(load) / nodes <= BUSY * interface_bps,
     }
     nodes_by = {}
@@ -123,6 +125,7 @@ def plan(
         nodes=nodes,
         nodes_by=nodes_by,
         node_cpu=node_cpu(load, figures, nodes),
+        joined_cpu=_cpu(load, figures, nodes, figures.joined_delivery_us),
         node_bytes=node_memory(load, figures, nodes),
         receivers=receivers,
         redis=redis,

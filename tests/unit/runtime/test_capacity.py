@@ -87,7 +87,7 @@ def test_each_node_has_enough_of_everything_and_one_node_less_would_not() -> Non
         return (
             busy > BUSY
             or node_memory(LARGE, COSTS, nodes) > BUSY * (4 << 30)
-            or LARGE.connections / nodes > CONNECTIONS_MAX
+            or LARGE.connections / nodes > BUSY * CONNECTIONS_MAX
             or client_bps(LARGE) / nodes > BUSY * 10e9
         )
 
