@@ -138,7 +138,7 @@ def inbound_rows(runs: Iterable[Inbound]) -> list[str]:
 
 
 def capacity_rows(figures: Costs, loads: Iterable[Sustained]) -> list[str]:
-    """One line per cost, and one per load: what `snorky capacity` says of it, and what it took."""
+    """One line per cost, and one per load: the CPU that `snorky capacity` computes, and the measured CPU."""
     costs = Figures(**asdict(figures))
     table = [["for snorky capacity", ""], *([name, f"{value:,.2f}"] for name, value in asdict(figures).items())]
     compared = [["load of one node", "core busy, computed", "measured"]]

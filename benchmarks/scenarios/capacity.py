@@ -17,7 +17,7 @@ from benchmarks.support.message import compact, payload, subscribe
 
 __all__ = ["Costs", "costs", "loads"]
 
-FEW, MANY = 10, 1_000  # clients: from the difference follows what a publication costs besides its deliveries
+FEW, MANY = 10, 1_000  # clients: the difference shows the cost of a publication without its deliveries
 RECEIVERS = (0, 16)  # nodes that receive a publication: the same for Redis
 BATCH = 10  # publications in one write to Redis
 LOADS = ((20, 1_000), (200, 100), (50, 1_000), (100, 1_000))  # publications a second, clients

@@ -67,7 +67,7 @@ class Sessions:
         return len(self._by_connection)
 
     def has_clients(self) -> bool:
-        """Return True if the node has a connection or a session; otherwise a revocation can apply to nobody."""
+        """Return True if the node has a connection or a session; otherwise no revocation can apply."""
         return bool(self._by_name) or next(iter(self._connections()), None) is not None
 
     def look_through(self, connections: Callable[[], Iterable[Connection]]) -> None:

@@ -51,8 +51,8 @@ class Revocations(Protocol):
     async def begin(self, watcher: Watcher) -> None:
         """Call the watcher for every entry added from now on. Raises BrokerUnavailable.
 
-        If it was called before: return when the watcher was called for what was added while the node had no clients. So
-        no entry from before a login is reported after it.
+        If it was called before: return when the watcher was called for the entries that were added while the node had
+        no clients. So no entry from before a login is reported after it.
         """
 
     async def stop(self) -> None:

@@ -4,8 +4,8 @@
 even if the clock is set back. So new entries are those above the highest score that a node has seen. Each write removes
 entries that are older than any valid token can be, and the whole set expires.
 
-A node reads the set once per second (O(nodes) commands). Without clients it reads every IDLE_S, because it has nobody
-to disconnect; and at once when a client connects or logs in.
+A node reads the set once per second (O(nodes) commands). Without clients it reads every IDLE_S, because it has no
+one to disconnect; and at once when a client connects or logs in.
 """
 
 import asyncio

@@ -33,7 +33,7 @@ EVENTS_MAX: Final = 10_000  # in the queue of an app
 QUEUE_MAX_BYTES: Final = 4_194_304  # of these events; also bounds what one read returns
 KEPT_MS: Final = 86_400_000  # without any node
 FORGET_S: Final = 1_800.0  # without an exchange; Redis forgets after an hour whom it has fenced
-MANY: Final = 100  # subscribers: above, numbers are told less often
+MANY: Final = 100  # subscribers: above, numbers are sent less often
 PAGE: Final = 500  # facts that one script releases: about 2 ms in Redis
 
 _log = structlog.get_logger("snorky.redis")
@@ -59,7 +59,7 @@ class WebhookTimings:
 class RedisWebhookLog:
     """Implements `contracts.webhooks.WebhookLog` for one app. commands: to its Redis; not started.
 
-    wanted: the changes that make an event: sign and kind of fact, "+o". "=n": numbers of subscribers are told to nodes,
+    wanted: the changes that make an event: sign and kind of fact, "+o". "=n": nodes receive numbers of subscribers,
     "#n": and make events. events_max, queue_max_bytes: of the queue.
     """
 
@@ -100,7 +100,7 @@ class RedisWebhookLog:
             b"%d" % queue_max_bytes,
             b"1" if "#n" in wanted else b"",
         ]
-        self._serial = -1  # of the last number of subscribers that this node was told
+        self._serial = -1  # of the last number of subscribers that this node received
         self._owner = self._new_owner()
         self._number = 0  # of the last exchange that Redis has confirmed
         self._dead: list[str] = []  # owners whose facts are to be released

@@ -3,15 +3,15 @@
 -- Runs behind `webhook_exchange.lua`, with the number of the same exchange.
 -- KEYS state, counts, queue, fenced, facts of this owner: see there. A number is a fact: `n CHANNEL`, with the subscribers
 --      on this node as its score, and those on all nodes as its count. due: sorted set, channels by the time at which
---      their number is told next; told: hash, CHANNEL: "NUMBER TIME" that was told last; changed: sorted set, channels by
+--      their number is sent next; told: hash, CHANNEL: "NUMBER TIME" that was sent last; changed: sorted set, channels by
 --      the serial number of that
 -- ARGV owner, number of this exchange, the last serial number that it knows (-1: none), every_ms, many_every_ms, many,
 --      after_ms, kept_ms, the largest number of events in the queue and of their bytes, '1' if numbers make events, then
 --      changes: "#NUMBER CHANNEL"
--- A number is told when a node reports one, also if the sum is the same: clients are new then. The first one is told at
+-- A number is sent when a node reports one, also if the sum is the same: clients are new then. The first one is sent at
 -- once, the next one every_ms later, or many_every_ms if one of both is above many. When Redis knows no numbers, because it
--- is new or has lost them, nodes have after_ms to report theirs before the first one is told. Fields of state: "c": serial
--- number of the last number that was told, "since": the time at which Redis knew none.
+-- is new or has lost them, nodes have after_ms to report theirs before the first one is sent. Fields of state: "c": serial
+-- number of the last number that was sent, "since": the time at which Redis knew none.
 -- Returns {}: the exchange was not applied; or {events in the queue, dropped events, 1 if more is to be done now, serial
 -- number, channel, number, channel, number...}. To repeat it has the same effect as to run it once.
 local PART = 100 -- channels that one run tells; with as many changes it takes about 5 ms

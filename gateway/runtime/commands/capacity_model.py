@@ -18,7 +18,7 @@ NODES_MAX: Final = 1_000_000
 NODE_BYTES: Final = 96 << 20  # a node without clients
 FRAME_BYTES: Final = 60  # envelope, channel and position of a publication, and the WebSocket frame's head
 PACKET_BYTES: Final = 66  # the heads of Ethernet, IP and TCP with timestamps
-PUBSUB_BYTES: Final = 90  # what Redis writes to a node besides the payload
+PUBSUB_BYTES: Final = 90  # of a message from Redis to a node, without the payload
 IDLE_COMMANDS_PER_S: Final = 3.0  # of a node, whatever its load
 COMMAND_US: Final = 3.0  # of Redis, for one of these
 
@@ -67,7 +67,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a load needs.
+    """The servers for a load.
 
     nodes_by: the least number of nodes by what each must have enough of. node_cpu: of one core; joined_cpu: while the
     node joins messages. receivers: the nodes that receive a publication. redis_cpu: of one core, all servers together.
@@ -102,7 +102,7 @@ def plan(
     """Compute the servers that a load needs.
 
     memory_bytes: for each node. interface_bps: of each machine of Redis, and for each node. Raises ValueError: no
-    number of nodes can carry the load; the text says what each lacks.
+    number of nodes can carry the load; the text names what each lacks.
     """
     enough: dict[str, Callable[[int], bool]] = {
         "CPU": lambda nodes: _cpu(load, figures, nodes, figures.joined_delivery_us) <= BUSY,

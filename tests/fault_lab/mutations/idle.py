@@ -1,4 +1,4 @@
-"""Guards of what a node without clients asks Redis seldom, or together with something else."""
+"""Guards of the commands that a node without clients sends to Redis seldom, or joined with others."""
 
 from tests.fault_lab.mutations.mutation import Mutation, test
 
@@ -20,7 +20,7 @@ IDLE_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/redis/directory/test_reaper.py", "looks_when_a_lease_ends"),
     ),
     Mutation(
-        guard="age of what a renewal brought",
+        guard="age of a renewal's answer",
         file="gateway/redis/directory/reaper.py",
         old="        now = present.at\n",
         new="        now = asyncio.get_running_loop().time()\n",

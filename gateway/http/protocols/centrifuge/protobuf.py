@@ -179,7 +179,7 @@ def publication_encoder(channel: str) -> Callable[[bytes, Position | None, bytes
             place += _encode("Publication", read_attributes(attributes))
         size = len(payload)  # `_varint` is written out: calling it four times would double the cost
         before = _SHORT[size] if size < _SHORT_END else _any_varint(size)
-        size += len(_DATA) + len(before) + len(place)  # of the publication; below, of what it is in
+        size += len(_DATA) + len(before) + len(place)  # of the publication; below, of the messages around it
         pub = _SHORT[size] if size < _SHORT_END else _any_varint(size)
         size += len(name) + len(pub)
         push = _SHORT[size] if size < _SHORT_END else _any_varint(size)

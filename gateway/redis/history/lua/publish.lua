@@ -55,7 +55,7 @@ end
 local format, entropy = string.format, string.sub(ARGV[3], 25, 32)
 local new, mixed = previous, tonumber(string.sub(previous, -8), 16)
 local last = math.floor((#ARGV - 7) / 2) -- number of the last publication; the first one has number 0
-local tags, news = {}, {} -- all tags; and what is published when the state is written
+local tags, news = {}, {} -- all tags; and the messages to publish when the state is written
 for number = 0, last do
   local payload, rest = ARGV[2], nil
   if number == 0 then
