@@ -8,10 +8,13 @@ ARGS ?=
 SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
-PROCESSES ?= 5
+PROCESSES ?= 4
+# tests that only compute, without deadlines: they run beside all others, with the lowest priority
+COMPUTING := tests/e2e/test_deploy_lock.py tests/e2e/test_deploy_files.py tests/unit/presence/test_rate_exchange.py
 # tests that a busy core could make red, but not a few that mostly wait
 TIMED := tests/faults tests/e2e/test_centrifuge_python.py
-SHARED = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20
+TESTS = $(BIN)/python -m pytest
+SHARED = $(TESTS) --dist loadfile --no-loadscope-reorder --durations 20 --numprocesses
 
 .PHONY: help install bootstrap demo test test-all lint format check bench faults attack chaos soak roll mutations clean distclean
 
@@ -42,16 +45,18 @@ else
 endif
 
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
-	@# beside the others: the JavaScript tests, and the soak, which waits for most of its five minutes; after them the tests
-	@# with deadlines; last those that need all cores
+	@# beside the others: the JavaScript tests, the soak, which waits for most of its five minutes, and those that compute;
+	@# after them the tests with deadlines; last those that need all cores
 	@scripts/test-js & js=$$!; \
-	$(BIN)/python -m pytest tests/cluster/test_soak.py & soak=$$!; \
-	$(SHARED) $(TIMED:%=--ignore %) --ignore tests/cluster/test_soak.py; statuses=$$?; \
+	$(TESTS) tests/cluster/test_soak.py & soak=$$!; \
+	nice -n 19 $(TESTS) --timeout 900 $(COMPUTING) & computing=$$!; \
+	$(SHARED) $(PROCESSES) $(patsubst %,--ignore %,tests/cluster/test_soak.py $(COMPUTING) $(TIMED)); statuses=$$?; \
 	wait $$js; statuses+=$$?; \
 	wait $$soak; statuses+=$$?; \
-	$(SHARED) $(TIMED) -m "not alone"; statuses+=$$?; \
-	$(BIN)/python -m pytest tests/faults -m alone; statuses+=$$?; \
-	[[ $$statuses == 00000 ]]
+	$(SHARED) $$(($(PROCESSES) + 1)) $(TIMED) -m "not alone"; statuses+=$$?; \
+	wait $$computing; statuses+=$$?; \
+	$(TESTS) tests/faults -m alone; statuses+=$$?; \
+	[[ $$statuses == 000000 ]]
 
 lint: $(STAMP)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -51,7 +51,6 @@ LONGEST: Final = (
     "tests/faults/test_rolling.py",
     "clients/python/tests/test_client_versions.py",
     "tests/e2e/test_sockjs.py",
-    "tests/e2e/test_deploy_lock.py",
     "tests/e2e/test_one_channel_all_kinds.py",
     "tests/e2e/test_permissions_of_tokens.py",
     "tests/cluster/test_start_stop.py",
