@@ -18,7 +18,8 @@ from snorky.gateway.errors import BrokerUnavailable
 
 __all__ = ["SpreadRevocations"]
 
-SAME_S: Final = 5.0  # a node reads all lists within this time; a later report is a new entry of the same name
+SAME_S: Final = 15.0  # a node reads all lists within this time, also without clients, after one failed read (IDLE_S);
+# a later report is a new entry of the same name
 
 _T = TypeVar("_T")
 
