@@ -8,6 +8,8 @@ stream `PREFIX:{nodes}::orders:announced`, with one entry, which names the last 
   its data) the numbers are lower than the one that the node waits for.
 - The node also reads the stream after each error of the wait, and after REPAIR_S without an order: the announcement can
   be lost together with Redis' data.
+- It reads over the connection on which it waits. So both are at the same server, and this connection is up when the
+  deadline of the wait begins.
 - So without the right to run XREAD, the node reads the stream several times a second.
 - A node reads from the last order that it knows, this one included. If Redis has another order at that number or none,
   it was restored from an older copy or has lost its state: the node reads all orders again.
@@ -36,7 +38,7 @@ WAIT_S: Final = 1.8  # of one XREAD; a connection that is lost without a notice 
 ANSWER_S: Final = 0.4  # from the end of the wait to its answer
 REPAIR_S: Final = 10.0
 INTERVAL_S: Final = 0.25  # from an error to the next read: an order reaches all nodes within the documented second
-PAUSE_S: Final = 0.02  # at least, between two reads: each looks through the connections of the node
+PAUSE_S: Final = 0.1  # after each read: each looks through the connections of the node, so a burst is read in few
 READ_WITHIN_S: Final = 0.08  # one read, normally
 READ_MAX: Final = 500  # orders per command
 SLACK_MS: Final = 10  # times are compared in whole milliseconds, and clocks do not run at quite the same speed
@@ -79,7 +81,7 @@ class RedisControlLog:
         self.read_at_s: float | None = None  # loop time of the last successful read
         self.spread_s = interval_s + PAUSE_S + READ_WITHIN_S
         self._commands, self._waiting = commands, waiting
-        self._scripts = Scripts(commands)
+        self._scripts, self._reading = Scripts(commands), Scripts(waiting)
         self._prefix = prefix
         self._node_id = node_id
         self._orders, self._announced = orders_key(prefix), announced_order_key(prefix)
@@ -135,7 +137,7 @@ class RedisControlLog:
 
     async def _watch(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        started_s, is_failing = loop.time(), False
+        started_s, failure = loop.time(), ""
         while True:
             try:
                 if self.read_at_s is None:
@@ -144,12 +146,12 @@ class RedisControlLog:
                     await self._read(on_orders, on_missed)
                 await asyncio.sleep(PAUSE_S)
                 await self._until_due()
-                is_failing = False
+                failure = ""
             except Exception as error:  # the top of a task: it must continue, or orders are never read
-                if not is_failing:
-                    what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
+                what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
+                if what != failure:
                     _log.warning("control orders not read; trying again", error=what)
-                is_failing, self._announcement = True, _BEFORE_ALL
+                failure, self._announcement = what, _BEFORE_ALL
                 await asyncio.sleep(self._interval_s)
 
     async def _until_due(self) -> None:
@@ -157,19 +159,25 @@ class RedisControlLog:
         loop = asyncio.get_running_loop()
         due_s = loop.time() + REPAIR_S
         while loop.time() < due_s:
-            answer = await self._wait()
-            for name, entries in answer:
+            is_due = False
+            for name, ((entry_id, words),) in await self._wait():
                 if name == self._announced:
-                    self._announcement = entries[-1][0]
-            if answer:
+                    self._announcement = entry_id
+                    if self._last is not None and words[1] == self._last.order_id.encode():
+                        continue  # it is read: Redis may report the streams one after the other
+                is_due = True
+            if is_due:
                 return
 
     async def _wait(self) -> Sequence[Any]:
-        """Wait for an order, up to WAIT_S. Returns the streams that have one. Raises BrokerUnavailable."""
+        """Wait for an order, up to WAIT_S. Returns the streams that have one, each with the first. Raises
+        BrokerUnavailable.
+        """
         after = b"%d-0" % (0 if self._last is None else self._last.number)
         streams = (self._orders, self._announced, after, self._announcement)
+        block_ms = b"%d" % round(WAIT_S * 1000)
         (answer,) = await self._waiting.send(
-            [command(b"XREAD", b"BLOCK", b"%d" % round(WAIT_S * 1000), b"STREAMS", *streams)]
+            [command(b"XREAD", b"COUNT", b"1", b"BLOCK", block_ms, b"STREAMS", *streams)]
         )
         if isinstance(answer, hiredis.ReplyError):
             raise BrokerUnavailable(str(answer)[:300])
@@ -178,7 +186,7 @@ class RedisControlLog:
     async def _read_first(self, started_s: float, on_orders: OnOrders) -> None:
         """Find the end of the list; report the orders given since this node started."""
         loop = asyncio.get_running_loop()
-        read_at_s, (time,) = loop.time(), await self._scripts.run(command(b"TIME"))
+        read_at_s, (time,) = loop.time(), await self._reading.run(command(b"TIME"))
         since_ms = int(time[0]) * 1000 + int(time[1]) // 1000 - (loop.time() - started_s) * 1000 - SLACK_MS
         entries = await self._entries(0)
         self._last, self.read_at_s = entries[-1] if entries else None, read_at_s
@@ -208,7 +216,7 @@ class RedisControlLog:
         found: list[_Entry] = []
         while True:
             start, count = b"%d-0" % number, b"%d" % READ_MAX
-            (page,) = await self._scripts.run(command(b"XRANGE", self._orders, start, b"+", b"COUNT", count))
+            (page,) = await self._reading.run(command(b"XRANGE", self._orders, start, b"+", b"COUNT", count))
             found += map(_entry_of, page)
             if len(page) < READ_MAX:
                 return found
