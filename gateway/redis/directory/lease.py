@@ -163,7 +163,7 @@ class Lease:
         longest_s = max(self._timings.sweep_s, self._timings.hold_s)
         times = [b"%d" % round(seconds * 1000) for seconds in (self._timings.ttl_s, longest_s)]
         arguments = [self.owner.encode(), *times, self.node_id.encode(), self.report.encode()]
-        rides = [(rider, call) for rider in self.riders if (call := rider.ride()) is not None]
+        rides = self._rides()
         joined = Joined([Call("renew", keys, arguments), *(call for _, call in rides)])
         ((renewed, *answers),) = await self._scripts.run(joined)
         if isinstance(renewed, hiredis.ReplyError):
@@ -193,6 +193,19 @@ class Lease:
             except Exception as error:  # the lease is renewed
                 _log.exception("answer to a script not processed", script=call.name, error=repr(error))
         return str(problem.decode(errors="replace")[:300])
+
+    def _rides(self) -> list[tuple[Rider, Call]]:
+        """Ask the riders for their scripts."""
+        rides = []
+        for rider in self.riders:
+            try:
+                call = rider.ride()
+            except Exception as error:  # the lease must be renewed
+                _log.exception("renewal without a script that could not be made", error=repr(error))
+                continue
+            if call is not None:
+                rides.append((rider, call))
+        return rides
 
     def _new_incarnation(self) -> str:
         return self._tag + secrets.token_hex(6)

@@ -82,4 +82,11 @@ IDLE_MUTATIONS: tuple[Mutation, ...] = (
         new="SAME_S: Final = 5.0",
         argv=test("tests/unit/redis/multi/test_revocations.py", "is_reported_once"),
     ),
+    Mutation(
+        guard="renewal without a script that could not be made",
+        file="gateway/redis/directory/lease.py",
+        old="            except Exception as error:  # the lease must be renewed\n",
+        new="            except ZeroDivisionError as error:\n",
+        argv=test("tests/unit/redis/directory/test_lease.py", "a_rider_that_fails"),
+    ),
 )
