@@ -5,7 +5,8 @@ even if the clock is set back. So new entries are those above the highest score 
 entries that are older than any valid token can be, and the whole set expires.
 
 A node reads the set once per second (O(nodes) commands). Without clients it reads every IDLE_S, because it has no
-one to disconnect; and at once when a client connects or logs in.
+one to disconnect; and at once when a client connects or logs in. All logins at that time wait for one read. If it
+fails, they fail, and the next login reads again.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class RedisRevocations:
         self._is_idle = False  # entries may be unread because there were no clients
         self._read_at_s = 0.0  # loop time
         self._hurry = asyncio.Event()
-        self._beginning = asyncio.Lock()
+        self._beginning: asyncio.Task[None] | None = None  # the read for which logins wait
         self._task: asyncio.Task[None] | None = None
 
     def read_while(self, has_clients: Callable[[], bool]) -> None:
@@ -65,22 +66,16 @@ class RedisRevocations:
 
     async def begin(self, watcher: Watcher) -> None:
         """See Revocations."""
-        if self._task is not None and not self._is_idle and not self._beginning.locked():
-            return
-        async with self._beginning:
+        if self._task is None or self._is_idle:
             await self._catch_up(watcher)
-            if self._task is None:
-                last = await self._run(command(b"ZRANGE", self._key, b"0", b"0", b"REV", b"WITHSCORES"))
-                self._top = float(last[1]) if last else 0.0
-                self._seen = dict(await self._new())  # known entries: each login looks them up itself
-                self._task = asyncio.get_running_loop().create_task(self._watch(watcher), name="revocations")
 
     async def stop(self) -> None:
         """See Revocations."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks = [task for task in (self._task, self._beginning) if task is not None]
+        self._task = self._beginning = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._has_started = True  # a later call fails instead of connecting
         await self._commands.stop()
 
@@ -107,8 +102,7 @@ class RedisRevocations:
                 continue
             try:
                 if self._is_idle:
-                    async with self._beginning:  # logins wait
-                        await self._catch_up(watcher)
+                    await self._catch_up(watcher)
                 else:
                     await self._read(watcher)
             except Exception as error:  # the top of a task
@@ -120,10 +114,30 @@ class RedisRevocations:
                 is_failing = False
 
     async def _catch_up(self, watcher: Watcher) -> None:
-        """Read what was added while there were no clients, if that is not read yet; after an error it is read later."""
-        if self._is_idle:
-            self._is_idle = False
+        """Begin to watch, or read what was added while there were no clients; calls at the same time share one read.
+
+        Raises BrokerUnavailable.
+        """
+        if self._beginning is None or self._beginning.done():
+            self._beginning = asyncio.get_running_loop().create_task(self._begin(watcher), name="revocations begin")
+        beginning = self._beginning
+        try:
+            await asyncio.shield(beginning)  # others wait for it too
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if beginning.cancelled() and task is not None and not task.cancelling():
+                raise BrokerUnavailable("the node is stopping") from None
+            raise
+
+    async def _begin(self, watcher: Watcher) -> None:
+        if self._task is not None:
             await self._read(watcher)
+            self._is_idle = False  # not before: a login meanwhile waits, and after an error the next one reads
+            return
+        last = await self._run(command(b"ZRANGE", self._key, b"0", b"0", b"REV", b"WITHSCORES"))
+        self._top = float(last[1]) if last else 0.0
+        self._seen = dict(await self._new())  # known entries: each login looks them up itself
+        self._task = asyncio.get_running_loop().create_task(self._watch(watcher), name="revocations")
 
     async def _read(self, watcher: Watcher) -> None:
         began_s, found = asyncio.get_running_loop().time(), await self._new()

@@ -13,6 +13,7 @@ from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocat
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.backend import parts_of
+from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
 from tests.support.processes.tools import eventually
@@ -274,6 +275,58 @@ async def test_what_a_node_missed_is_read_later_if_redis_did_not_answer(tmp_path
         has_clients = True
         server.thaw()
         await seen.until("t")
+
+
+async def test_logins_share_a_read_that_fails_and_the_next_login_reads_again(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
+        node, other, seen = make(), make(), Seen()
+        node.read_while(lambda: False)
+        await node.begin(seen)
+        await eventually(lambda: is_idle(node), within_s=5, what="the node reads seldom")
+        await other.add(Kind.DISCONNECT, "bob")
+        node._interval_s = 3600.0  # only logins read
+        await asyncio.sleep(0.2)  # the interval that has begun is over
+        server.freeze()
+        began_s = time.monotonic()
+        failed = await asyncio.gather(*(node.begin(seen) for _ in range(5)), return_exceptions=True)
+        assert [type(each) for each in failed] == [BrokerUnavailable] * 5
+        assert time.monotonic() - began_s < 2 * DEFAULT_TIMEOUTS.read_timeout_s
+        server.thaw()
+        await node.begin(seen)
+        assert seen.names == ["bob"]
+
+
+async def test_a_login_that_is_cancelled_leaves_the_read_to_the_others(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
+        node, other, seen = make(), make(), Seen()
+        node.read_while(lambda: False)
+        await node.begin(seen)
+        await eventually(lambda: is_idle(node), within_s=5, what="the node reads seldom")
+        await other.add(Kind.DISCONNECT, "bob")
+        server.freeze()
+        first, second = (asyncio.ensure_future(node.begin(seen)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert first.cancelled() and not second.done()
+        server.thaw()
+        await second
+        assert seen.names == ["bob"]
+
+
+async def test_a_login_that_waits_while_the_node_stops_fails(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
+        node = make()
+        node.read_while(lambda: False)
+        await node.begin(Seen())
+        await eventually(lambda: is_idle(node), within_s=5, what="the node reads seldom")
+        server.freeze()
+        login = asyncio.ensure_future(node.begin(Seen()))
+        await asyncio.sleep(0)
+        await node.stop()
+        with pytest.raises(BrokerUnavailable):
+            await login
+        server.thaw()
 
 
 async def is_idle(node: Any) -> bool:
