@@ -3,10 +3,10 @@
 Rules:
 - A server is full if it rejects a write because of memory (OOM), or if it has used FULL of its maxmemory and evicts no
   keys. It has room again below ROOM; the difference keeps readiness from flapping.
-- The used memory is read by INFO. If the Redis user may not run INFO, only OOM counts.
+- The used memory is read by INFO.
 - A server refuses writes if it rejects them for another reason: a replica or a disk is missing (NOREPLICAS, MISCONF),
-  it is a replica itself (READONLY), or the user lacks a permission (NOPERM). The probe writes like services do: in a
-  script, which nodes run by its digest. A successful PUBLISH would not prove that writes work.
+  it is a replica itself (READONLY), or the user lacks a permission (NOPERM), also that to run INFO. The probe writes
+  like services do: in a script, which nodes run by its digest. A successful PUBLISH would not prove that writes work.
 - The probe is one command. It also asks whether the user may send a script in full, which nodes do only if Redis does
   not know the script.
 - In a Cluster each primary has a probe, under a key in one of its slots.
@@ -82,6 +82,9 @@ class _Server:
         (answer,) = await self.commands.send([_probing(b"EVALSHA", _PROBE_DIGEST, self.key.encode())])
         if isinstance(answer, hiredis.ReplyError) and refusal_of(answer) is Refusal.NO_SCRIPT:
             (answer,) = await self.commands.send([_probing(b"EVAL", _PROBE, self.key.encode())])
+        if isinstance(answer, list):
+            for part in answer:
+                self.commands.on_refused(part)  # the connection itself sees only an error that is the whole answer
         parts = answer if isinstance(answer, list) else [answer]
         is_refused, refusal = any(map(_is_oom, parts)), next(filter(None, map(_refusal, parts)), "")
         if not (is_refused or refusal) and any(isinstance(part, hiredis.ReplyError) for part in parts):

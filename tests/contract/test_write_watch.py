@@ -1,11 +1,12 @@
 """The probe of writes: one command in each interval, on every supported server."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import write_watch
+from snorky.gateway.redis import RedisTarget, write_watch
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.write_watch import WriteWatch
 from tests.support.processes.tools import eventually
@@ -66,3 +67,36 @@ async def test_a_missing_right_is_a_refusal_until_it_is_granted(kind: str, missi
             await until(lambda: watch.refusal)
             await client.execute_command("ACL", "SETUSER", "node", "+@all")
             await until(lambda: not watch.refusal)
+
+
+class Route:
+    """Always finds the same server, like a Sentinel that does not know yet that it became a replica."""
+
+    addresses = "nowhere"
+
+    def __init__(self, server: RedisTarget) -> None:
+        self._server = server
+
+    async def find(self, *, max_age_s: float = 0.0) -> RedisTarget:
+        return self._server
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_a_probe_looks_for_the_primary_again_when_its_server_became_a_replica(kind: str, tmp_path: Path) -> None:
+    async with RedisServer(kind, tmp_path) as server, server.client() as client:
+        (plain,) = targets_of(server.url)
+        moving = replace(plain, route=Route(plain))
+
+        async def probes() -> list[str]:
+            return [each["id"] for each in await client.client_list() if each["name"] == "snorky:n:watch"]
+
+        async with WriteWatch((moving,), prefix="snorky", node_id="n", metrics=Metrics()) as watch:
+            await probed(server)
+            (first,) = await probes()
+
+            async def dialled_again() -> bool:
+                return first not in await probes()
+
+            await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            await eventually(dialled_again, within_s=5, what="another connection")
+            await until(lambda: watch.refusal.partition(": ")[2].startswith("READONLY"))

@@ -91,6 +91,11 @@ class CommandPipeline(Pipeline):
         """See Commands.send. One server always keeps the order."""
         return self._queue(b"".join(commands), len(commands))
 
+    def on_refused(self, answer: object) -> None:
+        """Handle a part of an answer: if it is the error of a server that became a replica, connect again."""
+        if isinstance(answer, hiredis.ReplyError):
+            self._link.on_refused(answer)
+
     def _on_up(self, wire: RespConnection) -> None:
         self._answers = []
         self._unasked = 0

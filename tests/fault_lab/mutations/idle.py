@@ -117,4 +117,11 @@ IDLE_MUTATIONS: tuple[Mutation, ...] = (
         new="            except ZeroDivisionError as error:\n",
         argv=test("tests/unit/redis/directory/test_lease.py", "a_rider_that_fails"),
     ),
+    Mutation(
+        guard="probe of a server that became a replica",
+        file="gateway/redis/write_watch.py",
+        old="                self.commands.on_refused(part)",
+        new="                pass",
+        argv=test("tests/contract/test_write_watch.py", "became_a_replica"),
+    ),
 )
