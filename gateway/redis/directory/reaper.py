@@ -58,6 +58,7 @@ class Reaper:
         self._next_end = math.inf  # loop time at which the next lease expires or the next sweep is due
         self._ridden: tuple[Any, _Sighting] | None = None  # what came with a renewal, and when; until it is judged
         self._has_ridden = asyncio.Event()
+        self._is_failing = False  # the script failed in the last renewal
         self._task: asyncio.Task[None] | None = None
         self._sweeps: set[asyncio.Task[None]] = set()
 
@@ -84,9 +85,14 @@ class Reaper:
 
     def on_ridden(self, call: Call, answer: Any) -> None:
         """See Rider."""
-        if not isinstance(answer, hiredis.ReplyError):
-            self._ridden = answer, self._now()
-            self._has_ridden.set()
+        if isinstance(answer, hiredis.ReplyError):
+            if not self._is_failing:
+                _log.error("check for dead nodes failed", error=str(answer)[:300])
+            self._is_failing = True
+            return
+        self._is_failing = False
+        self._ridden = answer, self._now()
+        self._has_ridden.set()
 
     async def _run(self) -> None:
         while True:
@@ -98,9 +104,15 @@ class Reaper:
                     pass
                 await self._look()
             except BrokerUnavailable:
-                self._sightings.clear()  # not logged here: the renewal of the lease fails too and is logged
+                self._sightings.clear()  # not logged: the next renewal, or the script in it, fails too and is logged
+                self._look_again()
             except Exception as error:  # the top of a task
                 _log.exception("check for dead nodes failed", error=repr(error))
+                self._look_again()
+
+    def _look_again(self) -> None:
+        """Look soon after an error, without waiting for a renewal."""
+        self._next_end = asyncio.get_running_loop().time() + self._timings.look_s
 
     def _pause_s(self) -> float | None:
         """Compute the pause until a check that no renewal brings; None = there is none: this node cannot renew."""

@@ -124,4 +124,18 @@ IDLE_MUTATIONS: tuple[Mutation, ...] = (
         new="                pass",
         argv=test("tests/contract/test_write_watch.py", "became_a_replica"),
     ),
+    Mutation(
+        guard="look again after an error",
+        file="gateway/redis/directory/reaper.py",
+        old="        self._next_end = asyncio.get_running_loop().time() + self._timings.look_s\n",
+        new="",
+        argv=test("tests/unit/redis/directory/test_reaper.py", "looks_again_without_a_renewal"),
+    ),
+    Mutation(
+        guard="error of the check in a renewal",
+        file="gateway/redis/directory/reaper.py",
+        old="            if not self._is_failing:\n",
+        new="            if False:\n",
+        argv=test("tests/unit/redis/directory/test_reaper.py", "is_logged_once"),
+    ),
 )

@@ -7,8 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import hiredis
 import pytest
+from structlog.testing import capture_logs
 
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.scripts import Call
 from snorky.gateway.redis.directory.lease import Timings
 from snorky.gateway.redis.directory.reaper import Reaper
@@ -39,6 +42,7 @@ class FakeScripts:
 
     def __init__(self, found: object = NOTHING) -> None:
         self.found = found
+        self.fails = 0  # so many calls
         self.names: list[str] = []
         self.calls = asyncio.Condition()
 
@@ -46,6 +50,9 @@ class FakeScripts:
         async with self.calls:
             self.names.append(call.name if isinstance(call, Call) else "command")
             self.calls.notify_all()
+        if self.fails:
+            self.fails -= 1
+            raise BrokerUnavailable("scripted")
         return [self.found if self.names[-1] == "look" else 1]
 
     async def until(self, name: str, count: int = 1) -> None:
@@ -123,3 +130,22 @@ async def test_an_answer_does_not_get_younger_while_it_waits() -> None:
         time.sleep(0.6)  # noqa: ASYNC251 - as above
         await reaper._look()
         assert "seize" not in scripts.names
+
+
+async def test_after_a_check_that_failed_the_reaper_looks_again_without_a_renewal() -> None:
+    lease, scripts = FakeLease(), FakeScripts()
+    async with reaping(lease, scripts):
+        scripts.fails = 3
+        lease.renew([[b"b:1", -20], []])
+        await scripts.until("look", 4)
+
+
+async def test_an_error_in_the_answer_to_a_renewal_is_logged_once_until_the_next_good_one() -> None:
+    lease, scripts = FakeLease(), FakeScripts()
+    with capture_logs() as logged:
+        async with reaping(lease, scripts):
+            for _ in range(2):
+                lease.renew(hiredis.ReplyError("NOPERM"))
+                lease.renew(hiredis.ReplyError("NOPERM"))
+                lease.renew(NOTHING)
+    assert [each["error"] for each in logged if each["event"] == "check for dead nodes failed"] == ["NOPERM"] * 2
