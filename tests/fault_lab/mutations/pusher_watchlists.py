@@ -91,19 +91,33 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
         new="        if False:\n",
         argv=test(UNIT, "test_node_watches_a_limited_number_of_users"),
     ),
+    Mutation(
+        guard="watchlists: lists of a node are bounded together",
+        file=WATCHED,
+        old="        if self._entries + len(watcher.users) > self._entries_max:\n",
+        new="        if False:\n",
+        argv=test(UNIT_WATCHED, "test_all_lists_together_have_a_limited_number_of_users"),
+    ),
+    Mutation(
+        guard="watchlists: lists that have gone leave their place",
+        file=WATCHED,
+        old="                self._entries -= 1\n",
+        new="",
+        argv=test(UNIT_WATCHED, "test_all_lists_together_have_a_limited_number_of_users"),
+    ),
     # -- what a client is told
     Mutation(
         guard="watchlists: one event at first",
         file=WATCHED,
-        old="            if not watcher.unknown:\n                self._due[watcher] = None\n",
+        old="            if not watcher.unread:\n                self._due[watcher] = None\n",
         new="            self._due[watcher] = None\n",
         argv=test(UNIT_WATCHED, "test_client_is_told_in_one_event_when_all_of_its_users_are_known"),
     ),
     Mutation(
         guard="watchlists: only what a client does not know",
         file=WATCHED,
-        old="if now[key] and key not in watcher.online",
-        new="if now[key]",
+        old="if is_online and not known >> place & 1:",
+        new="if is_online:",
         argv=test(UNIT_WATCHED, "test_changes_at_one_moment_are_one_event_and_those_that_cancel_each_other_none"),
     ),
     Mutation(
@@ -138,9 +152,23 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="watchlists: a later notice counts",
         file=USERS,
-        old="        elif key not in self._timers:  # else",
-        new="        elif True:  # else",
+        old="        if key not in self._timers and key not in self._to_read:  # else",
+        new="        if key not in self._to_read:  # else",
         argv=test(UNIT, "test_read_that_is_older_than_a_notice_does_not_end_a_user"),
+    ),
+    Mutation(
+        guard="watchlists: time for others while a page is noted",
+        file=USERS,
+        old="            if marked >= MARKED:\n",
+        new="            if False:\n",
+        argv=test(UNIT, "test_notice_that_comes_while_a_page_is_noted_counts"),
+    ),
+    Mutation(
+        guard="watchlists: a notice that comes while a page is noted",
+        file=USERS,
+        old="        if key not in self._timers and key not in self._to_read:  # else",
+        new="        if key not in self._timers:  # else",
+        argv=test(UNIT, "test_notice_that_comes_while_a_page_is_noted_counts"),
     ),
     Mutation(
         guard="watchlists: users that redis may have lost",

@@ -4,7 +4,7 @@ Rules:
 - A user is named by a text, APP blank ID: so two apps have different users.
 - A client receives nothing until all of its users are known; then one event with those that are online.
 - From then on it receives what differs from what it knows.
-- At most USERS_MAX users; a list that does not fit is refused as a whole.
+- At most USERS_MAX users, and ENTRIES_MAX on all lists together; a list that does not fit is refused as a whole.
 """
 
 from collections import OrderedDict
@@ -14,9 +14,10 @@ from typing import Final
 
 from snorky.gateway.http.protocols.pusher.events import encode_event
 
-__all__ = ["USERS_MAX", "Watched", "Watcher", "user_key"]
+__all__ = ["ENTRIES_MAX", "USERS_MAX", "Watched", "Watcher", "user_key"]
 
 USERS_MAX: Final = 50_000  # that the clients of one node watch: 80 MB, with their channels
+ENTRIES_MAX: Final = 500_000  # on the lists of all clients of one node: 40 MB at most
 EVENT: Final = "pusher_internal:watchlist_events"
 
 
@@ -28,14 +29,13 @@ def user_key(app_id: str, user: str) -> str:
 class Watcher:
     """A client with a watchlist. users: their names, in order. write: sends it an encoded event; must not block."""
 
-    __slots__ = ("changed", "online", "unknown", "users", "write")
+    __slots__ = ("known", "unread", "users", "write")
 
     def __init__(self, users: Iterable[str], write: Callable[[bytes], object]) -> None:
         self.users = tuple(dict.fromkeys(users))
         self.write = write
-        self.online: set[str] = set()  # as the client knows
-        self.unknown: set[str] = set()  # not read from Redis yet
-        self.changed: dict[str, None] = {}  # to be compared with what the client knows
+        self.known = 0  # which users are online, as the client knows: a bit for each, because a set takes 80 bytes
+        self.unread = 0  # how many users have not been read from Redis yet
 
 
 class _User:
@@ -46,14 +46,16 @@ class _User:
     def __init__(self, key: str) -> None:
         self.key = key
         self.is_online: bool | None = None
-        self.watchers: set[Watcher] = set()
+        self.watchers: dict[Watcher, None] = {}  # a set takes twice the memory
 
 
 class Watched:
-    """The users that clients of one node watch. users_max: how many."""
+    """The users that clients of one node watch. users_max: how many. entries_max: on all lists together."""
 
-    def __init__(self, *, users_max: int = USERS_MAX) -> None:
+    def __init__(self, *, users_max: int = USERS_MAX, entries_max: int = ENTRIES_MAX) -> None:
         self._users_max = users_max
+        self._entries_max = entries_max
+        self._entries = 0
         self._users: dict[str, _User] = {}
         # clients that may have something to receive; a dict would search its removed entries each time
         self._due: OrderedDict[Watcher, None] = OrderedDict()
@@ -78,16 +80,17 @@ class Watched:
         new = [key for key in watcher.users if key not in self._users]
         if len(self._users) + len(new) > self._users_max:
             return None
+        if self._entries + len(watcher.users) > self._entries_max:
+            return None
         for key in new:
             self._users[key] = _User(key)
         users = [self._users[key] for key in watcher.users]
         watcher.users = tuple(user.key for user in users)  # one text for all watchers of a user
         for user in users:
-            user.watchers.add(watcher)
-            if user.is_online is None:
-                watcher.unknown.add(user.key)
-        watcher.changed = dict.fromkeys(watcher.users)
-        if not watcher.unknown:
+            user.watchers[watcher] = None
+        self._entries += len(users)
+        watcher.unread = sum(user.is_online is None for user in users)
+        if not watcher.unread:
             self._due[watcher] = None
         return new
 
@@ -98,23 +101,25 @@ class Watched:
         for key in watcher.users:
             user = self._users.get(key)
             if user is not None and watcher in user.watchers:
-                user.watchers.discard(watcher)
+                del user.watchers[watcher]
+                self._entries -= 1
                 if not user.watchers:
                     del self._users[key]
                     ended.append(key)
         return ended
 
-    def set(self, key: str, *, is_online: bool) -> None:
-        """Note whether a user is online; its clients will be told. No effect if nobody watches it."""
+    def set(self, key: str, *, is_online: bool) -> int:
+        """Note whether a user is online; its clients will be told. Returns how many these are; 0: nothing changes."""
         user = self._users.get(key)
         if user is None or user.is_online is is_online:
-            return
-        user.is_online = is_online
+            return 0
+        is_first, user.is_online = user.is_online is None, is_online
         for watcher in user.watchers:
-            watcher.unknown.discard(user.key)
-            watcher.changed[user.key] = None
-            if not watcher.unknown:
+            if is_first:
+                watcher.unread -= 1
+            if not watcher.unread:
                 self._due[watcher] = None
+        return len(user.watchers)
 
     @property
     def has_news(self) -> bool:
@@ -122,18 +127,23 @@ class Watched:
         return bool(self._due)
 
     def take(self) -> tuple[Watcher, bytes] | None:
-        """Take the next event and the client that it is for; None = there is none."""
-        while self._due:
-            watcher, _ = self._due.popitem(last=False)
-            changed, watcher.changed = watcher.changed, {}
-            now = {key: self._users[key].is_online for key in changed}
-            online = tuple(key for key in changed if now[key] and key not in watcher.online)
-            offline = tuple(key for key in changed if not now[key] and key in watcher.online)
-            watcher.online.update(online)
-            watcher.online.difference_update(offline)
-            if online or offline:
-                return watcher, _encode(online, offline)
-        return None
+        """Take the next client that may have something to receive, and its event; b"" = there is nothing new for it.
+
+        None = there is no such client.
+        """
+        if not self._due:
+            return None
+        watcher, _ = self._due.popitem(last=False)
+        known, online, offline = watcher.known, list[str](), list[str]()
+        for place, key in enumerate(watcher.users):
+            is_online = self._users[key].is_online
+            if is_online and not known >> place & 1:
+                online.append(key)
+                watcher.known |= 1 << place
+            elif is_online is False and known >> place & 1:
+                offline.append(key)
+                watcher.known ^= 1 << place
+        return watcher, _encode(tuple(online), tuple(offline)) if online or offline else b""
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,7 @@
 """Whom the clients of a node watch, and what each is told of them."""
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,8 @@ BOB, EVE, ZOE = (user_key("shop", each) for each in ("bob", "eve", "zoe"))
 def taken(watched: Watched) -> list[tuple[Watcher, dict[str, list[str]]]]:
     found = []
     while (each := watched.take()) is not None:
-        found.append((each[0], watchlist_events_in(each[1])))
+        if each[1]:
+            found.append((each[0], watchlist_events_in(each[1])))
     return found
 
 
@@ -50,6 +53,40 @@ def test_list_that_does_not_fit_is_refused_as_a_whole() -> None:
     assert watched.discard(dan) == []
     assert watched.add(Watcher([BOB, EVE], print)) == [EVE]
     assert watched.add(Watcher([EVE], print)) == [], "known users take no place"
+
+
+def test_all_lists_together_have_a_limited_number_of_users() -> None:
+    watched, ann, dan = Watched(entries_max=3), Watcher([BOB, EVE], print), Watcher([BOB, EVE], print)
+    assert watched.add(ann) == [BOB, EVE]
+    assert watched.add(dan) is None, "although these users are watched already"
+    assert watched.add(Watcher([EVE], print)) == []
+    watched.set(BOB, is_online=True)
+    watched.set(EVE, is_online=True)
+    assert dan not in dict(taken(watched))
+    for _ in range(2):
+        watched.discard(ann)
+        watched.discard(dan)
+    assert watched.add(dan) == [BOB]
+    assert watched.add(ann) is None
+
+
+def test_client_costs_a_limited_number_of_bytes() -> None:
+    watched = Watched()
+    users = [user_key("shop", f"user-{number}") for number in range(100)]
+    watched.add(Watcher(users, print))
+    for key in users:
+        watched.set(key, is_online=True)
+    tracemalloc.start()
+    try:
+        watchers = [Watcher(users, print) for _ in range(500)]
+        before = tracemalloc.get_traced_memory()[0]
+        for watcher in watchers:
+            watched.add(watcher)
+        taken(watched)
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used / 500 < 6_000, used / 500
 
 
 def test_ids_of_users_may_contain_blanks() -> None:

@@ -176,6 +176,34 @@ async def test_read_that_is_older_than_a_notice_does_not_end_a_user(monkeypatch:
         assert ann.told == [{"online": ["bob"]}]
 
 
+async def test_notice_that_comes_while_a_page_is_noted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_users, "MARKED", 1)
+    async with town() as cluster:
+        ann = Client(cluster, 0, BOB, EVE).watch()
+        await signed_in(cluster, 1, BOB)
+        await signed_in(cluster, 1, EVE)
+        await ann.knows("bob", "eve")
+        await cluster.settle()
+        answer, directory = cluster.directories[0].identity_counts, cluster.directories[0]
+
+        async def answer_zero(rosters: Any) -> list[int]:
+            monkeypatch.setattr(directory, "identity_counts", answer)
+            return [0] * len(rosters)
+
+        def tell(event: bytes) -> None:
+            ann._hear(event)
+            ann.users._read(EVE)  # as a notice does
+
+        ann.watcher.write = tell
+        ann.told.clear()
+        monkeypatch.setattr(directory, "identity_counts", answer_zero)
+        ann.users._read_last(BOB)
+        ann.users._read_last(EVE)
+        await ann.knows("eve")
+        await cluster.settle()
+        assert ann.told == [{"offline": ["bob"]}]
+
+
 async def _is_in(key: str, found: Container[str]) -> bool:
     return key in found
 
