@@ -14,11 +14,13 @@ Rules:
 - After an interruption, Redis may have lost its state: nodes register their users again within 10 s. So users that are
   missing stay online for GRACE_S.
 - All numbers are read again after an interruption, and every AGAIN_S: the last notice of a user may have been lost.
+- One Redis of several may be unavailable. Users that cannot be read are tried again apart from the others, and a client
+  does not wait for them longer than BEGIN_S.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -43,6 +45,7 @@ AGAIN_S: Final = 60.0
 PAGE: Final = 100  # users that are read or listened to at once
 PAUSE_S: Final = 0.02  # between pages: 50,000 users take 10 s. What happens meanwhile is read first
 RETRY_S: Final = 0.5
+BEGIN_S: Final = 10.0
 CHUNK: Final = 250  # clients that are told per loop tick: about 20 ms, if all of their users have changed
 MARKED: Final = 10_000  # clients that have something to receive, likewise: about 2 ms
 
@@ -61,12 +64,15 @@ class OnlineUsers(Service):
         self._grace_until_s = 0.0
         self._watched = Watched() if watched is None else watched
         self._listened: set[str] = set()
+        self._listening: set[str] = set()  # not yet
         # in the order of the work; a dict would search its removed entries each time
         self._to_listen: OrderedDict[str, None] = OrderedDict()
         self._to_read: OrderedDict[str, bool] = OrderedDict()  # True: it may be offline, if its number is still 0
         self._to_compare: list[str] = []  # users to read when there is nothing else to read
+        self._failed: OrderedDict[str, None] = OrderedDict()  # users to listen to or to read again, apart from others
         self._timers: dict[str, asyncio.TimerHandle] = {}  # of users whose number may be 0
-        self._has_work, self._has_news = asyncio.Event(), asyncio.Event()
+        self._begins: dict[Watcher, asyncio.TimerHandle] = {}  # of clients that have received nothing yet
+        self._has_work, self._has_failed, self._has_news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._again: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -77,13 +83,14 @@ class OnlineUsers(Service):
         loop = asyncio.get_running_loop()
         tasks = [
             loop.create_task(self._run(), name="online users"),
+            loop.create_task(self._run_failed(), name="online users, again"),
             loop.create_task(self._tell(), name="watchlist events"),
         ]
         self._read_all_in(AGAIN_S)
         try:
             yield
         finally:
-            for timer in (self._again, *self._timers.values()):
+            for timer in (self._again, *self._timers.values(), *self._begins.values()):
                 if timer is not None:
                     timer.cancel()
             for task in tasks:
@@ -103,13 +110,24 @@ class OnlineUsers(Service):
             self.cluster.metrics.limit_hits.labels("watched_users").inc()
             return False
         self._to_listen.update(dict.fromkeys(new))
+        if watcher.unread:
+            self._begins[watcher] = asyncio.get_running_loop().call_later(BEGIN_S, self._begin, watcher)
         self._wake()
         return True
 
+    def _begin(self, watcher: Watcher) -> None:
+        """Wait no longer for users that are not known."""
+        del self._begins[watcher]
+        self._watched.begin(watcher)
+        self._wake()
+
     def unwatch(self, watcher: Watcher) -> None:
         """Send nothing more to a client. Idempotent."""
+        if (begin := self._begins.pop(watcher, None)) is not None:
+            begin.cancel()
         for key in self._watched.discard(watcher):
             self._end_timer(key)
+            self._failed.pop(key, None)
             if key in self._listened:
                 self._listened.discard(key)
                 self.topics.unlisten(key)
@@ -167,9 +185,8 @@ class OnlineUsers(Service):
             timer.cancel()
 
     def _read_all(self) -> None:
-        """Read all users when there is nothing else to read; listen to those where that has failed."""
+        """Read all users when there is nothing else to read."""
         self._to_compare = self._watched.keys()
-        self._to_listen.update(dict.fromkeys(key for key in self._to_compare if key not in self._listened))
         self._wake()
 
     def _read_all_in(self, delay_s: float) -> None:
@@ -193,29 +210,57 @@ class OnlineUsers(Service):
         while True:
             await self._has_work.wait()
             self._has_work.clear()
-            pause_s = PAUSE_S
-            try:
-                if not (await self._listen() and await self._count()):
-                    pause_s = RETRY_S
-            except Exception:  # the top of a task
-                _log.exception("users of watchlists not read")
-                pause_s = RETRY_S
+            to_listen, to_read = _taken(self._to_listen), _taken(self._to_read)
+            while len(to_read) < PAGE and self._to_compare:
+                key = self._to_compare.pop()
+                if key not in self._failed:
+                    to_read.setdefault(key, False)
+            pause_s = await self._work(to_listen, to_read)
             if self._to_listen or self._to_read or self._to_compare:
                 self._has_work.set()
             await asyncio.sleep(pause_s)
 
-    async def _listen(self) -> bool:
-        """Listen to the channels of some users, which are then read; False: some of them must be tried again."""
-        return all(await asyncio.gather(*map(self._listen_to, _taken(self._to_listen))))
+    async def _run_failed(self) -> None:
+        while True:
+            await self._has_failed.wait()
+            self._has_failed.clear()
+            keys = _taken(self._failed)
+            pause_s = await self._work(keys, dict.fromkeys(keys, False))
+            if self._failed:
+                self._has_failed.set()
+            await asyncio.sleep(pause_s)
+
+    async def _work(self, to_listen: Iterable[str], to_read: Mapping[str, bool]) -> float:
+        """Listen to some users and read some. Returns how long to wait then, in seconds."""
+        try:
+            listened, counted = await self._listen(to_listen), await self._count(to_read)
+            return PAUSE_S if listened and counted else RETRY_S
+        except Exception as error:  # the top of a task
+            self._on_failure(error, to_read)
+            return RETRY_S
+
+    def _on_failure(self, error: Exception, keys: Iterable[str]) -> None:
+        if not isinstance(error, BrokerUnavailable):
+            _log.error("users of watchlists not read", exc_info=error)
+        self._failed.update(dict.fromkeys(keys))
+        self._has_failed.set()
+
+    async def _listen(self, keys: Iterable[str]) -> bool:
+        """Listen to the channels of some users, which are then read; False: this has failed for all of them."""
+        done = await asyncio.gather(*map(self._listen_to, keys))
+        return any(done) or not done
 
     async def _listen_to(self, key: str) -> bool:
-        if key not in self._watched or key in self._listened:
+        if key not in self._watched or key in self._listened or key in self._listening:
             return True
+        self._listening.add(key)
         try:
             await self.topics.listen(key, partial(self._on_changes, key))
-        except BrokerUnavailable:
-            self._to_listen[key] = None
+        except Exception as error:  # also those that nobody expects: the user must be tried again
+            self._on_failure(error, [key])
             return False
+        finally:
+            self._listening.discard(key)
         if key in self._watched:
             self._listened.add(key)
             self._read(key)
@@ -223,17 +268,16 @@ class OnlineUsers(Service):
             self.topics.unlisten(key)
         return True
 
-    async def _count(self) -> bool:
-        """Read some users; False: they must be read again."""
-        taken = _taken(self._to_read)
-        while len(taken) < PAGE and self._to_compare:
-            taken.setdefault(self._to_compare.pop(), False)
+    async def _count(self, taken: Mapping[str, bool]) -> bool:
+        """Read some users; False: this has failed for all of them. taken: True = it may be offline."""
         keys = [key for key in taken if key in self._watched]
         try:
             numbers = await self.rosters.count_identities(keys)
-        except BrokerUnavailable:
-            for key in keys:
-                self._to_read.setdefault(key, taken[key])
+        except Exception as error:  # as above
+            if len(keys) > 1:  # they may be in several Redis
+                done = await asyncio.gather(*(self._count({key: taken[key]}) for key in keys))
+                return any(done)
+            self._on_failure(error, keys)
             return False
         marked = 0
         for key, number in zip(keys, numbers, strict=True):

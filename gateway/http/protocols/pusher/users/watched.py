@@ -2,7 +2,7 @@
 
 Rules:
 - A user is named by a text, APP blank ID: so two apps have different users.
-- A client receives nothing until all of its users are known; then one event with those that are online.
+- A client receives nothing until all of its users are known, or `begin`; then one event with those that are online.
 - From then on it receives what differs from what it knows.
 - At most USERS_MAX users, and ENTRIES_MAX on all lists together; a list that does not fit is refused as a whole.
 """
@@ -29,13 +29,14 @@ def user_key(app_id: str, user: str) -> str:
 class Watcher:
     """A client with a watchlist. users: their names, in order. write: sends it an encoded event; must not block."""
 
-    __slots__ = ("known", "unread", "users", "write")
+    __slots__ = ("has_begun", "known", "unread", "users", "write")
 
     def __init__(self, users: Iterable[str], write: Callable[[bytes], object]) -> None:
         self.users = tuple(dict.fromkeys(users))
         self.write = write
         self.known = 0  # which users are online, as the client knows: a bit for each, because a set takes 80 bytes
         self.unread = 0  # how many users have not been read from Redis yet
+        self.has_begun = False
 
 
 class _User:
@@ -91,8 +92,13 @@ class Watched:
         self._entries += len(users)
         watcher.unread = sum(user.is_online is None for user in users)
         if not watcher.unread:
-            self._due[watcher] = None
+            self.begin(watcher)
         return new
+
+    def begin(self, watcher: Watcher) -> None:
+        """Let a client that was added receive what is known of its users, and from then on each change."""
+        watcher.has_begun = True
+        self._due[watcher] = None
 
     def discard(self, watcher: Watcher) -> list[str]:
         """Remove a client; returns the users that nobody watches any more."""
@@ -117,8 +123,10 @@ class Watched:
         for watcher in user.watchers:
             if is_first:
                 watcher.unread -= 1
-            if not watcher.unread:
+            if watcher.has_begun:
                 self._due[watcher] = None
+            elif not watcher.unread:
+                self.begin(watcher)
         return len(user.watchers)
 
     @property

@@ -244,8 +244,68 @@ async def test_list_that_comes_while_redis_does_not_answer_is_told_later(
         assert ann.told == [{"online": ["bob"]}] and len(refused) == 2
 
 
+@pytest.mark.parametrize("what", ["listen", "read"])
+async def test_users_of_a_redis_that_is_unavailable_keep_no_others_from_being_known(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(online_users, "BEGIN_S", 0.3)
+    monkeypatch.setattr(online_users, "RETRY_S", 0.05)
+    async with town() as cluster:
+        part, name = (
+            (cluster.brokers[0], "subscribe") if what == "listen" else (cluster.directories[0], "identity_counts")
+        )
+        answer = getattr(part, name)
+
+        async def fail_for_eve(about: Any) -> Any:
+            if f"pusher.users:{EVE}" in ([about] if isinstance(about, str) else about):
+                raise BrokerUnavailable(name)
+            return await answer(about)
+
+        monkeypatch.setattr(part, name, fail_for_eve)
+        for key in (BOB, EVE, ZOE):
+            await signed_in(cluster, 1, key)
+        ann, dan = Client(cluster, 0, BOB, EVE).watch(), Client(cluster, 0, BOB, ZOE).watch()
+        await dan.knows("bob", "zoe")
+        if what == "read":
+            assert ann.told == [], "its users are not all known"
+            await ann.knows("bob")
+        monkeypatch.setattr(part, name, answer)
+        await ann.knows("bob", "eve")
+        await eventually(lambda: _is_in(EVE, ann.users._listened), within_s=10.0, what="it listens")
+        await cluster.settle()
+        assert ann.told == (
+            [{"online": ["bob"]}, {"online": ["eve"]}] if what == "read" else [{"online": ["bob", "eve"]}]
+        )
+
+
+async def test_client_that_has_gone_does_not_begin() -> None:
+    async with town() as cluster:
+        cluster.brokers[0].gate.clear()
+        ann = Client(cluster, 0, BOB).watch()
+        assert list(ann.users._begins) == [ann.watcher]
+        ann.users.unwatch(ann.watcher)
+        assert not ann.users._begins
+        cluster.brokers[0].gate.set()
+
+
+async def test_page_is_read_again_after_an_answer_that_nobody_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_users, "RETRY_S", 0.01)
+    async with town() as cluster:
+        directory = cluster.directories[0]
+        answer, refused = directory.identity_counts, list[Any]()
+
+        async def answer_too_little(rosters: Any) -> list[int]:
+            if rosters and len(refused) < 2:
+                refused.append(rosters)
+                return []
+            return await answer(rosters)
+
+        monkeypatch.setattr(directory, "identity_counts", answer_too_little)
+        await signed_in(cluster, 1, BOB)
+        await Client(cluster, 0, BOB, EVE).watch().knows("bob")
+
+
 async def test_user_is_listened_to_also_after_an_error_that_nobody_expects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(online_users, "AGAIN_S", 0.1)
     monkeypatch.setattr(online_users, "RETRY_S", 0.01)
     async with town() as cluster:
         broker = cluster.brokers[0]
