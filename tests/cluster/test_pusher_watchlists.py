@@ -8,7 +8,8 @@ from typing import Any, Final
 import pytest
 from redis.asyncio import Redis
 
-from snorky.gateway.errors import BrokerUnavailable, LimitExceeded, SnorkyError
+from snorky.gateway.connection.storage_quotas import ENTRY_BYTES
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.protocols.pusher.users.online_users import OnlineUsers, online_users_of
 from tests.support.clients.pusher import PusherClient, connected
 from tests.support.clients.pusher_xhr import connected_xhr
@@ -300,23 +301,53 @@ async def test_app_without_watchlists_says_so_and_stores_nothing(nodes: Nodes) -
             assert not await redis.keys("*{pusher.users:*")
 
 
-@pytest.mark.parametrize(
-    "error", [BrokerUnavailable("enter"), LimitExceeded("stored_bytes_per_ip", "Wait", code="rate_limited")]
-)
-async def test_failure_that_passes_ends_the_connection_which_then_signs_in_again(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, error: SnorkyError
+async def test_redis_that_is_unavailable_ends_the_connection_which_then_signs_in_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: Any, **__: Any) -> None:
-        raise error
+        raise BrokerUnavailable("enter")
 
     url = await nodes.start(**ON)
     async with connected(url) as ann:
         monkeypatch.setattr(nodes.gateways[0].node.ownership.directory, "enter", fail)
         await ann.sign_in({"id": "ann", "watchlist": ["bob"]})
         code, reason = await ann.ended()
-        assert code == 4100 and reason.startswith(error.code)
+        assert code == 4100 and reason.startswith("unavailable")
         assert ann.heard == []
     await until_watched(nodes, 0)
+
+
+async def test_user_whose_quota_is_used_up_is_signed_in_and_told(nodes: Nodes) -> None:
+    url = await nodes.start(**ON, SNORKY_LIMITS__STORED_BYTES_PER_IDENTITY=str(ENTRY_BYTES))
+    async with connected(url) as ann, connected(url) as again:
+        for _ in range(3):  # only the first time counts
+            await ann.signed_in({"id": "ann"})
+            assert await ann.fence() == []
+        await watching(again, "ann", ["ann"])
+        assert (await again.data("pusher:error"))["message"].startswith("Others do not see that this user is online")
+        assert await told(again) == [("online", ["ann"])]
+        await again.subscribe("#server-to-user-ann")
+
+
+async def test_answer_that_is_too_large_ends_the_connection(nodes: Nodes) -> None:
+    url = await nodes.start(**ON, SNORKY_LIMITS__OUTBOX_MAX_BYTES="65536")
+    async with connected(url) as ann:
+        await ann.sign_in({"id": "ann", "watchlist": ["bob"], "user_info": "\b" * 15_000})
+        code, reason = await ann.ended()
+        assert code == 4009 and reason.startswith("too_large")
+    await until_watched(nodes, 0)
+
+
+async def test_list_that_replaces_another_repeats_nothing(urls: list[str]) -> None:
+    async with connected(urls[0]) as ann, connected(urls[2]) as eve:
+        await eve.signed_in({"id": "eve"})
+        async with connected(urls[1]) as bob:
+            await bob.signed_in({"id": "bob"})
+            await watching(ann, "ann", ["bob"])
+            assert await told(ann) == [("online", ["bob"])]
+            await watching(ann, "ann", ["bob", "eve"])
+            assert await told(ann) == [("online", ["eve"])]
+        assert await told(ann) == [("offline", ["bob"])]
 
 
 async def test_user_who_has_no_place_in_a_roster_is_signed_in_and_told(nodes: Nodes) -> None:

@@ -230,19 +230,17 @@ class PusherClient:
         try:
             await node.auth.identify(connection, identity)
             refusal = await watchlist.enter(identity)
+            self._user, self._watchlist = user, watchlist
+            self._tell(encode_event("pusher:signin_success", {"user_data": text}))
+            for each in (refusal, watchlist.watch(user.get("watchlist"))):
+                if each is not None:
+                    self._tell(_error(*each))
         except SnorkyError as error:
             is_passing = error.code in PASSING
             connection.close(CloseCode.INTERNAL_ERROR if is_passing else CloseCode.BAD_TOKEN, f"{error.code}: {error}")
         except Exception:  # the top of a task: else the client would wait without an end
             _log.exception("a user's sign-in failed", connection=connection.id)
             connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
-        else:
-            self._user = user
-            self._watchlist = watchlist
-            self._tell(encode_event("pusher:signin_success", {"user_data": text}))
-            for each in (refusal, watchlist.watch(user.get("watchlist"))):
-                if each is not None:
-                    self._tell(_error(*each))
 
     # -- Frontend ------------------------------------------------------------------------------------------------
 

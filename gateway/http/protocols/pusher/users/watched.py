@@ -27,16 +27,24 @@ def user_key(app_id: str, user: str) -> str:
 
 
 class Watcher:
-    """A client with a watchlist. users: their names, in order. write: sends it an encoded event; must not block."""
+    """A client with a watchlist. users: their names, in order. write: sends it an encoded event; must not block.
+
+    after: what this list replaces; the client knows what it was told from that.
+    """
 
     __slots__ = ("has_begun", "known", "unread", "users", "write")
 
-    def __init__(self, users: Iterable[str], write: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, users: Iterable[str], write: Callable[[bytes], object], *, after: "Watcher | None" = None
+    ) -> None:
         self.users = tuple(dict.fromkeys(users))
         self.write = write
         self.known = 0  # which users are online, as the client knows: a bit for each, because a set takes 80 bytes
         self.unread = 0  # how many users have not been read from Redis yet
         self.has_begun = False
+        if after is not None:
+            online = {key for place, key in enumerate(after.users) if after.known >> place & 1}
+            self.known = sum(1 << place for place, key in enumerate(self.users) if key in online)
 
 
 class _User:

@@ -5,8 +5,12 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snorky.gateway.config.pusher import PusherApp
+from snorky.gateway.http.protocols.pusher.users.client_watchlist import ClientWatchlist
+from snorky.gateway.http.protocols.pusher.users.online_users import OnlineUsers, online_users_of
 from snorky.gateway.http.protocols.pusher.users.watched import Watched, Watcher, user_key
-from tests.support.clients.pusher import watchlist_events_in
+from snorky.gateway.testing import memory_cluster
+from tests.support.clients.pusher import SECRET, watchlist_events_in
 
 BOB, EVE, ZOE = (user_key("shop", each) for each in ("bob", "eve", "zoe"))
 
@@ -87,6 +91,49 @@ def test_client_costs_a_limited_number_of_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert used / 500 < 6_000, used / 500
+
+
+def test_list_that_replaces_another_begins_with_what_the_client_knows() -> None:
+    watched, before = Watched(), Watcher([BOB, EVE], print)
+    watched.add(before)
+    for key in (BOB, EVE):
+        watched.set(key, is_online=True)
+    taken(watched)
+    watched.set(BOB, is_online=False)  # it has not been told yet
+    after = Watcher([ZOE, EVE, BOB], print, after=before)
+    watched.add(after)
+    watched.discard(before)
+    assert taken(watched) == []
+    watched.set(ZOE, is_online=True)
+    assert taken(watched) == [(after, {"online": ["zoe"], "offline": ["bob"]})]
+
+
+def test_user_who_is_not_known_is_not_said_to_be_offline() -> None:
+    watched, before = Watched(), Watcher([BOB], print)
+    watched.add(before)
+    watched.set(BOB, is_online=True)
+    taken(watched)
+    watched.discard(before)
+    after = Watcher([BOB], print, after=before)
+    watched.add(after)
+    watched.begin(after)
+    assert taken(watched) == []
+    watched.set(BOB, is_online=False)
+    assert taken(watched) == [(after, {"offline": ["bob"]})]
+
+
+async def test_client_watches_the_users_of_its_last_list_until_its_connection_ends() -> None:
+    app = PusherApp(id="shop", key="shop-key", secret=SECRET, watchlists=True)
+    async with memory_cluster(1, lambda: [OnlineUsers()]) as cluster:
+        node, client = cluster.nodes[0], await cluster.connect(0, "ann")
+        users, watchlist = online_users_of(node), ClientWatchlist(node, app, client.connection)
+        assert users is not None
+        assert watchlist.watch(["bob"]) is None
+        users._watched.set(BOB, is_online=True)
+        assert watchlist.watch(["zoe", "bob"]) is None and len(users._watched) == 2
+        assert users._watched.is_online(BOB), "users on both lists stay known"
+        client.connection.close(4100)
+        assert watchlist.watch(["bob", "eve"]) is None and len(users._watched) == 0
 
 
 def test_ids_of_users_may_contain_blanks() -> None:
