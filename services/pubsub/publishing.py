@@ -18,7 +18,7 @@ from snorky.gateway import (
     write_attributes,
 )
 from snorky.services.pubsub.history import HistoryCommands
-from snorky.services.pubsub.parameters import once_of
+from snorky.services.pubsub.parameters import once_of, tags_of
 from snorky.services.requests import check_allowed, demand_allowed
 from snorky.services.rpc import Request, acknowledged, rpc_command
 
@@ -71,11 +71,11 @@ class PublishCommands(HistoryCommands):
     ) -> "asyncio.Future[Any]":
         """As `publish_from_backend`; the result is that of `Topics.publish`. to: send it only to these subscribers.
 
-        tags: for clients of protocols that have them; not with `by`.
+        tags: for clients of protocols that have them; not with `by`. Raises RPCError: they are no texts, or too large.
         """
         attributes = b""
         if tags:
-            attributes = write_attributes(tags=tags)
+            attributes = write_attributes(tags=tags_of(dict(tags)))
         elif by is not None and by.frontend is not None:
             attributes = attributes_by(by.frontend, channel)
         history = self.topics.promised(channel, history_of(self._rule(channel)))

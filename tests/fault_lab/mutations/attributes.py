@@ -26,6 +26,13 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(CLUSTER, "test_tags_are_texts_within_a_bound"),
     ),
     Mutation(
+        guard="tags: those of services too",
+        file="services/pubsub/publishing.py",
+        old="write_attributes(tags=tags_of(dict(tags)))",
+        new="write_attributes(tags=tags)",
+        argv=test("tests/unit/services/test_pubsub.py", "test_tags_of_services_are_texts_within_a_bound"),
+    ),
+    Mutation(
         guard="attributes: one word",
         file="gateway/protocol/attributes.py",
         old='.replace(" ", "\\\\u0020")',

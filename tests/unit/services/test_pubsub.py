@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from snorky.gateway import Limits
 from snorky.services.pubsub import PubSubService
-from snorky.services.rpc import Request
+from snorky.services.rpc import Request, RPCError
 from tests.support.fakes.fake_wire import JSON, MSGPACK, Client, house, settle, until
 from tests.support.scenarios.pubsub_calls import NULL, ask, call, error, notifications
 
@@ -294,3 +294,13 @@ def test_hub_broker_and_clients_agree_whatever_happens_when(actions: list[tuple[
                 assert got == expected[client]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("tags", [{"a": "x" * 1_024}, {"a": 1}])
+async def test_tags_of_services_are_texts_within_a_bound(tags: dict[str, str]) -> None:
+    service = PubSubService("pubsub")
+    async with house(service) as built:
+        with pytest.raises(RPCError):
+            service.published("room", "m", tags=tags)
+        await service.published("room", "m", tags={"a": "x"})
+        assert len(built.broker.published) == 1
