@@ -10,7 +10,9 @@ from redis.asyncio import Redis
 
 from snorky.gateway.connection.storage_quotas import ENTRY_BYTES
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.http.protocols.pusher.users import online_users
 from snorky.gateway.http.protocols.pusher.users.online_users import OnlineUsers, online_users_of
+from snorky.gateway.redis.multi.directory import SpreadDirectory
 from tests.support.clients.pusher import PusherClient, connected
 from tests.support.clients.pusher_xhr import connected_xhr
 from tests.support.processes.nodes import NodeProcess, RedisProcess
@@ -245,6 +247,28 @@ async def test_users_of_a_node_that_is_killed_are_offline_unless_they_come_back(
                 assert await told(ann) == [("offline", ["bob"])]
                 assert await nothing_told(ann)
         assert await other.metric("snorky_watched_users") == 0
+
+
+async def test_one_redis_of_two_that_is_down_keeps_no_others_from_being_known(
+    nodes: Nodes, soon: None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online_users, "BEGIN_S", 2.0)
+    async with RedisProcess.running(tmp_path) as second:
+        url = await nodes.start(**ON, SNORKY_REDIS_URL=f"{nodes.redis_url},{second.url}")
+        directory = nodes.gateways[0].node.ownership.directory
+        assert isinstance(directory, SpreadDirectory)
+        first, users = directory._directories.first, [f"user-{number}" for number in range(40)]
+        near = next(each for each in users if directory.of(f"pusher.users:shop {each}") is first)
+        far = next(each for each in users if directory.of(f"pusher.users:shop {each}") is not first)
+        async with connected(url) as ann, connected(url) as dan, connected(url) as one, connected(url) as two:
+            for client, user in ((ann, "ann"), (dan, "dan"), (one, near), (two, far)):
+                await client.signed_in({"id": user})
+            second.kill()
+            await watching(ann, "ann", [far, near])
+            await watching(dan, "dan", [near])
+            assert await told(dan) == [("online", [near])]
+            assert await told(ann) == [("online", [near])]
+            assert len(await ann.fence()) == 0
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
