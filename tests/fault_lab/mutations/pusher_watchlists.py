@@ -258,8 +258,8 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="watchlists: a failed read is repeated",
         file=USERS,
-        old="            self._on_failure(error, keys)\n",
-        new="            pass\n",
+        old="                self._on_failure(error, keys)\n",
+        new="                pass\n",
         argv=test(UNIT, "test_users_of_a_redis_that_is_unavailable_keep_no_others_from_being_known"),
     ),
     Mutation(

@@ -215,29 +215,28 @@ class OnlineUsers(Service):
                 key = self._to_compare.pop()
                 if key not in self._failed:
                     to_read.setdefault(key, False)
-            pause_s = await self._work(to_listen, to_read)
+            await self._work(to_listen, to_read)
             if self._to_listen or self._to_read or self._to_compare:
                 self._has_work.set()
-            await asyncio.sleep(pause_s)
 
     async def _run_failed(self) -> None:
         while True:
             await self._has_failed.wait()
             self._has_failed.clear()
             keys = _taken(self._failed)
-            pause_s = await self._work(keys, dict.fromkeys(keys, False))
+            await self._work(keys, dict.fromkeys(keys, False))
             if self._failed:
                 self._has_failed.set()
-            await asyncio.sleep(pause_s)
 
-    async def _work(self, to_listen: Iterable[str], to_read: Mapping[str, bool]) -> float:
-        """Listen to some users and read some. Returns how long to wait then, in seconds."""
+    async def _work(self, to_listen: Iterable[str], to_read: Mapping[str, bool]) -> None:
+        """Listen to some users and read some; then wait, longer if this has failed for all of them."""
         try:
-            listened, counted = await self._listen(to_listen), await self._count(to_read)
-            return PAUSE_S if listened and counted else RETRY_S
+            await asyncio.gather(*map(self._listen_to, to_listen))
+            await self._count(to_read)
         except Exception as error:  # the top of a task
             self._on_failure(error, to_read)
-            return RETRY_S
+        keys = {*to_listen, *to_read}
+        await asyncio.sleep(RETRY_S if keys and keys <= self._failed.keys() else PAUSE_S)
 
     def _on_failure(self, error: Exception, keys: Iterable[str]) -> None:
         if not isinstance(error, BrokerUnavailable):
@@ -245,20 +244,16 @@ class OnlineUsers(Service):
         self._failed.update(dict.fromkeys(keys))
         self._has_failed.set()
 
-    async def _listen(self, keys: Iterable[str]) -> bool:
-        """Listen to the channels of some users, which are then read; False: this has failed for all of them."""
-        done = await asyncio.gather(*map(self._listen_to, keys))
-        return any(done) or not done
-
-    async def _listen_to(self, key: str) -> bool:
+    async def _listen_to(self, key: str) -> None:
+        """Listen to a user's channel; the user is read then."""
         if key not in self._watched or key in self._listened or key in self._listening:
-            return True
+            return
         self._listening.add(key)
         try:
             await self.topics.listen(key, partial(self._on_changes, key))
         except Exception as error:  # also those that nobody expects: the user must be tried again
             self._on_failure(error, [key])
-            return False
+            return
         finally:
             self._listening.discard(key)
         if key in self._watched:
@@ -266,19 +261,18 @@ class OnlineUsers(Service):
             self._read(key)
         else:  # its last watcher has gone meanwhile
             self.topics.unlisten(key)
-        return True
 
-    async def _count(self, taken: Mapping[str, bool]) -> bool:
-        """Read some users; False: this has failed for all of them. taken: True = it may be offline."""
+    async def _count(self, taken: Mapping[str, bool]) -> None:
+        """Read some users. taken: True = it may be offline."""
         keys = [key for key in taken if key in self._watched]
         try:
             numbers = await self.rosters.count_identities(keys)
         except Exception as error:  # as above
             if len(keys) > 1:  # they may be in several Redis
-                done = await asyncio.gather(*(self._count({key: taken[key]}) for key in keys))
-                return any(done)
-            self._on_failure(error, keys)
-            return False
+                await asyncio.gather(*(self._count({key: taken[key]}) for key in keys))
+            else:
+                self._on_failure(error, keys)
+            return
         marked = 0
         for key, number in zip(keys, numbers, strict=True):
             marked += self._note(key, number, is_last=taken[key])
@@ -287,7 +281,6 @@ class OnlineUsers(Service):
                 self._wake()
                 await asyncio.sleep(0)
         self._wake()
-        return True
 
     def _note(self, key: str, number: int, *, is_last: bool) -> int:
         """Note how many users of this name there are: 0 or 1. is_last: it may be offline now. Returns as `set`."""
