@@ -23,7 +23,7 @@ class Fault:
     inject: Callable[["Trial"], Awaitable[None]]
     healed_within_s: float = math.inf
     disconnects: bool = False  # may clients lose their connection?
-    resyncs_max: int = 0  # resyncs allowed for one subscription
+    resyncs_max: int = 0  # resyncs allowed for one subscription, each time the fault happens (`Trial.times`)
     allows_repeats: bool = False  # Redis loses idempotency keys
     may_vanish: bool = False  # Redis may lose acknowledged messages
     topology: str = "single"
@@ -54,6 +54,7 @@ class Trial:
         self.outcome = outcome
         self.ended_s = time.monotonic()
         self.expected_lefts: Counter[str] = Counter()
+        self.times = 0  # counted by faults that happen several times
 
     def ended(self) -> None:
         """Mark the end of the fault: healing is measured from here."""
