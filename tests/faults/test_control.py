@@ -14,6 +14,7 @@ from tests.support.scenarios.order_house import CHANNEL, IDENTITY, NODES, Guest,
 pytestmark = pytest.mark.needs("redis-server")
 
 GUESTS: Final = 1_000  # connections of one identity, over all nodes
+HEARD: Final = "messages are received through Redis"  # a log line of nodes
 
 
 async def test_a_thousand_connections_on_three_nodes_are_reached_within_a_second(tmp_path: Path) -> None:
@@ -132,6 +133,8 @@ async def test_a_node_with_half_open_connections_is_named_and_obeys_when_it_is_b
         answer = await built.call("unsubscribe", by=2, identity=IDENTITY)
         assert answer["code"] == "unavailable", "the node that is cut off cannot give orders"
         built.proxies[2].heal()
+        # it obeys before it notices that its connection for publications is half-open too
+        await built.until(lambda: built.nodes[2].log.count(HEARD) == 2, "publications reach it again")
         await built.all_notified_once(built.guests)
 
 
