@@ -54,7 +54,7 @@ class ClientWatchlist:
             self._end(before)
 
     def stop(self) -> None:
-        """Watch nobody any more. Idempotent."""
+        """Stop watching. Idempotent."""
         watcher, self._watcher = self._watcher, None
         self._end(watcher)
 

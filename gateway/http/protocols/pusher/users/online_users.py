@@ -46,7 +46,7 @@ PAGE: Final = 100  # users that are read or listened to at once
 PAUSE_S: Final = 0.02  # between pages: 50,000 users take 10 s. What happens meanwhile is read first
 RETRY_S: Final = 0.5
 BEGIN_S: Final = 10.0
-CHUNK: Final = 250  # clients that are told per loop tick: about 20 ms, if all of their users have changed
+CHUNK: Final = 250  # clients that receive events per loop tick: about 20 ms, if all of their users have changed
 MARKED: Final = 10_000  # clients that have something to receive, likewise: about 2 ms
 
 _T = TypeVar("_T")

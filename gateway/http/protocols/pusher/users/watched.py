@@ -80,7 +80,7 @@ class Watched:
         return list(self._users)
 
     def is_online(self, key: str) -> bool | None:
-        """Return what clients are told of a user; None = it is not known yet, or not watched."""
+        """Return whether a user is online; None = it is not known yet, or not watched."""
         user = self._users.get(key)
         return None if user is None else user.is_online
 
