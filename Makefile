@@ -9,9 +9,9 @@ SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
 PROCESSES ?= 4
-# tests that only compute, without deadlines: they run beside all others, with the lowest priority
+# tests that only compute, without deadlines: they run at the same time as all others, with the lowest priority
 COMPUTING := tests/e2e/test_deploy_lock.py tests/e2e/test_deploy_files.py tests/unit/presence/test_rate_exchange.py
-# tests that a busy core could make red, but not a few that mostly wait
+# tests with deadlines, which mostly wait: they run after the others, because a busy core could make them red
 TIMED := tests/faults tests/e2e/test_centrifuge_python.py
 TESTS = $(BIN)/python -m pytest
 SHARED = $(TESTS) --dist loadfile --no-loadscope-reorder --durations 20 --numprocesses

@@ -92,7 +92,7 @@ async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_t
                     proxy.heal()
                     proxy.cut()
 
-            async with asyncio.TaskGroup() as tasks:  # ends at once with an error of the saboteur, who heals the proxy
+            async with asyncio.TaskGroup() as tasks:  # if the saboteur fails, all end: only it heals the proxy
                 sabotage = tasks.create_task(saboteur())
                 for publishing in [tasks.create_task(publisher()) for _ in range(200)]:
                     await publishing

@@ -8,9 +8,7 @@ of the others is left. SNORKY_FUZZ_SEED repeats a run, SNORKY_FUZZ_CASES changes
 import asyncio
 import base64
 import json
-import os
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,12 +21,9 @@ from tests.support.clients.centrifuge import CentrifugeClient, connected
 from tests.support.clients.raw_ws import BINARY, TEXT, RawClient, frame, handshake_head
 from tests.support.processes.nodes import NodeProcess, RedisProcess
 from tests.support.processes.tools import eventually
+from tests.support.scenarios.fuzz import SEED, WAIT_S, mutated, random_of, run_cases
 from tests.support.scenarios.tokens import SECRET, hmac_token
 
-SEED = int(os.environ.get("SNORKY_FUZZ_SEED", "20261130"))
-CASES = int(os.environ.get("SNORKY_FUZZ_CASES", "10000"))
-AT_ONCE = 50
-WAIT_S = 0.05  # for an answer that may not come
 CHANNEL = "kept:a"
 ENV = {
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
@@ -101,18 +96,9 @@ def some_protobuf(rng: random.Random) -> bytes:
     return mutated(rng, b"".join(found))
 
 
-def mutated(rng: random.Random, data: bytes) -> bytes:
-    if rng.random() < 0.75 or not data:
-        return data
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, 6)):
-        changed[rng.randrange(len(changed))] = rng.randrange(256)
-    return bytes(changed[: rng.choice((len(changed), rng.randrange(len(changed))))])
-
-
 async def run_case(number: int, form: str, port: int) -> None:
     """Send the frames of a case; any reaction of the node is right."""
-    rng = random.Random(SEED * 1_000_003 + number)
+    rng = random_of(number)
     make, opcode = (some_text, TEXT) if form == "json" else (some_protobuf, BINARY)
     head = handshake_head({}, path=f"/connection/websocket?format={form}")
     frames = b"".join(frame(opcode, make(rng)) for _ in range(rng.choice((1, 1, 2, 4))))
@@ -127,24 +113,6 @@ async def run_case(number: int, form: str, port: int) -> None:
                 client.reset()
         except (TimeoutError, ConnectionError):
             pass
-
-
-async def run_cases(form: str, port: int, tell: Callable[[str], None]) -> None:
-    waiting = iter(range(CASES))
-
-    async def worker() -> None:
-        for number in waiting:
-            try:
-                await run_case(number, form, port)
-            except Exception as error:
-                error.add_note(f"case {number} of seed {SEED}, {form}")
-                raise
-            if number % 2000 == 1999:
-                tell(f"{number + 1} cases")
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(worker())
 
 
 async def follow(canary: CentrifugeClient, seen: list[Any]) -> None:
@@ -175,7 +143,7 @@ async def test_ten_thousand_odd_clients_affect_no_other_and_leave_no_state(
         await canary.call("subscribe", channel="canary")
         following = asyncio.create_task(follow(canary, seen))
         async with Publisher(redis_server.url) as publisher, asyncio.TaskGroup() as group:
-            cases = group.create_task(run_cases(form, node.public_port, tell))
+            cases = group.create_task(run_cases(lambda number: run_case(number, form, node.public_port), tell))
             sent = 0
             while not cases.done():
                 await publisher.publish("canary", sent)

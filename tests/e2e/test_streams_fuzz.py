@@ -19,10 +19,10 @@ import aiohttp
 import pytest
 
 from snorky.client.aio import Publisher
-from tests.e2e.test_centrifuge_fuzz import AT_ONCE, CASES, SEED, WAIT_S, mutated
 from tests.support.clients.raw_ws import BINARY, TEXT, RawClient, frame, handshake_head
 from tests.support.processes.nodes import NodeProcess, RedisProcess
 from tests.support.processes.tools import eventually
+from tests.support.scenarios.fuzz import CASES, WAIT_S, mutated, random_of, run_cases
 from tests.support.scenarios.tokens import SECRET, hmac_token
 
 ENV = {
@@ -82,7 +82,7 @@ def some_socket(rng: random.Random) -> bytes:
 
 async def run_case(number: int, protocol: str, port: int) -> None:
     """Send the bytes of a case; any reaction of the node is right."""
-    rng = random.Random(SEED * 1_000_003 + number)
+    rng = random_of(number)
     data = some_request(rng) if protocol == "sse" else some_socket(rng)
     async with await RawClient.open("127.0.0.1", port) as client:
         try:
@@ -96,22 +96,6 @@ async def run_case(number: int, protocol: str, port: int) -> None:
                 client.reset()
         except (TimeoutError, ConnectionError):
             pass
-
-
-async def run_cases(protocol: str, port: int) -> None:
-    waiting = iter(range(CASES))
-
-    async def worker() -> None:
-        for number in waiting:
-            try:
-                await run_case(number, protocol, port)
-            except Exception as error:
-                error.add_note(f"case {number} of seed {SEED}, {protocol}")
-                raise
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(worker())
 
 
 @asynccontextmanager
@@ -154,7 +138,7 @@ async def test_ten_thousand_odd_requests_affect_no_other_and_leave_no_state(tmp_
     ):
         async with listening(protocol, node.public_port, seen), Publisher(redis.url) as publisher:
             async with asyncio.TaskGroup() as group:
-                cases = group.create_task(run_cases(protocol, node.public_port))
+                cases = group.create_task(run_cases(lambda number: run_case(number, protocol, node.public_port)))
                 sent = 0
                 while not cases.done():
                     await publisher.publish("canary", sent)

@@ -251,7 +251,7 @@ class OnlineUsers(Service):
         self._listening.add(key)
         try:
             await self.topics.listen(key, partial(self._on_changes, key))
-        except Exception as error:  # also those that nobody expects: the user must be tried again
+        except Exception as error:  # also unexpected ones: the user must be tried again
             self._on_failure(error, [key])
             return
         finally:

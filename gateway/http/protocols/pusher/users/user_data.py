@@ -1,4 +1,4 @@
-"""What a client's sign-in says about its user. Pure."""
+"""The user in a client's sign-in. Pure."""
 
 from typing import Any
 

@@ -3,7 +3,7 @@
 Rules:
 - A user is named by a text, APP blank ID: so two apps have different users.
 - A client receives nothing until all of its users are known, or `begin`; then one event with those that are online.
-- From then on it receives what differs from what it knows.
+- From then on it receives the changes only.
 - At most USERS_MAX users, and ENTRIES_MAX on all lists together; a list that does not fit is refused as a whole.
 """
 
@@ -29,7 +29,7 @@ def user_key(app_id: str, user: str) -> str:
 class Watcher:
     """A client with a watchlist. users: their names, in order. write: sends it an encoded event; must not block.
 
-    after: what this list replaces; the client knows what it was told from that.
+    after: the list that this one replaces; the client knows what it received by that one.
     """
 
     __slots__ = ("has_begun", "known", "unread", "users", "write")
@@ -109,7 +109,7 @@ class Watched:
         self._due[watcher] = None
 
     def discard(self, watcher: Watcher) -> list[str]:
-        """Remove a client; returns the users that nobody watches any more."""
+        """Remove a client; returns the users that no client watches any more."""
         self._due.pop(watcher, None)
         ended = []
         for key in watcher.users:
@@ -123,7 +123,7 @@ class Watched:
         return ended
 
     def set(self, key: str, *, is_online: bool) -> int:
-        """Note whether a user is online; its clients will be told. Returns how many these are; 0: nothing changes."""
+        """Note whether a user is online. Returns how many clients will receive it; 0: nothing changes."""
         user = self._users.get(key)
         if user is None or user.is_online is is_online:
             return 0
