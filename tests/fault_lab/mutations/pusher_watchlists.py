@@ -272,7 +272,7 @@ PUSHER_WATCHLISTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="watchlists: a subscription that failed in an unknown way",
         file=USERS,
-        old="        except Exception as error:  # also those that nobody expects",
+        old="        except Exception as error:  # also unexpected ones",
         new="        except BrokerUnavailable as error:  # ",
         argv=test(UNIT, "test_user_is_listened_to_also_after_an_error_that_nobody_expects"),
     ),
