@@ -159,34 +159,36 @@ class Supervisor:
                 await asyncio.wait_for(self._ending.wait(), pause_s)
 
     async def _run_one(self, name: str, path: Path) -> int:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "snorky.gateway.cli",
-            "serve",
-            *self._arguments,
-            "--reuse-port",
-            "--private-path",
-            str(path),
-            "--supervisor",
-            str(os.getpid()),
-            stdin=asyncio.subprocess.DEVNULL,
-            env=self._environment,
-            start_new_session=True,
-        )
-        self._processes[name] = process
+        # known from here on: a SIGHUP that arrives before the process is known must reach it too
         door = self._doors[name] = WorkerDoor(name, path)
         try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "snorky.gateway.cli",
+                "serve",
+                *self._arguments,
+                "--reuse-port",
+                "--private-path",
+                str(path),
+                "--supervisor",
+                str(os.getpid()),
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
+                start_new_session=True,
+            )
+            self._processes[name] = process
             if self._ending.is_set():  # the stop signal arrived while the worker was being started
                 process.send_signal(DRAIN_SIGNAL)
             return await process.wait()
         finally:
-            del self._processes[name], self._doors[name]
+            self._processes.pop(name, None)
+            del self._doors[name]
             self._totals.end(name)
             await door.close()
 
     def _request_reload(self) -> None:
-        self._to_reload.update(self._processes)
+        self._to_reload.update(self._doors)
         self._reload_requested.set()
 
     async def _forward_reloads(self) -> None:
@@ -197,9 +199,9 @@ class Supervisor:
             while self._to_reload:
                 for name in tuple(self._to_reload):
                     door, process = self._doors.get(name), self._processes.get(name)
-                    if door is None or process is None:  # it has ended; the next one reads the settings itself
+                    if door is None:  # it has ended; the next one reads the settings itself
                         self._to_reload.discard(name)
-                    elif door.path.exists():  # made after the handlers were installed
+                    elif process is not None and door.path.exists():  # made after the handlers were installed
                         with contextlib.suppress(ProcessLookupError):
                             process.send_signal(signal.SIGHUP)
                         self._to_reload.discard(name)

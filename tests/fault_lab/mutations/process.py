@@ -117,9 +117,16 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="SIGHUP to a worker that starts",
         file="gateway/runtime/supervisor.py",
-        old="elif door.path.exists():",
-        new="elif True:",
+        old=" and door.path.exists():",
+        new=":",
         argv=test("tests/cluster/test_reload.py", "worker_that_starts"),
+    ),
+    Mutation(
+        guard="SIGHUP to a worker that is being created",
+        file="gateway/runtime/supervisor.py",
+        old="self._to_reload.update(self._doors)",
+        new="self._to_reload.update(self._processes)",
+        argv=test("tests/unit/runtime/test_supervisor.py", "being_created"),
     ),
     Mutation(
         guard="hashes of the image's packages",
