@@ -81,6 +81,7 @@ class Metrics:
         self.queued_clients = gauge("queued_clients", "Clients that sent more than is processed immediately.")
         self.unread_clients = gauge("unread_clients", "Clients whose input is paused until they read their replies.")
         self.waiting_reply_bytes = gauge("waiting_reply_bytes", "Bytes of replies that clients have not read yet.")
+        self.delayed_bytes = gauge("delayed_bytes", "Bytes of publications that wait for the end of their interval.")
 
         self.subscriptions = gauge("subscriptions", "Subscriptions of local connections.")
         self.channels = gauge("channels", "Channels with a local subscriber.")

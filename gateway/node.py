@@ -9,7 +9,6 @@ Rules:
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import perf_counter
 from typing import Final
 
 import structlog
@@ -21,7 +20,7 @@ from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
-from snorky.gateway.connection.waiting_replies import WaitingReplies
+from snorky.gateway.connection.waiting_replies import ReliefReport, WaitingReplies
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.control import ControlLog, LocalControlLog
 from snorky.gateway.contracts.directory import Directory
@@ -33,6 +32,7 @@ from snorky.gateway.contracts.webhooks import WebhookReports
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout
+from snorky.gateway.delivery.flush_intervals import FlushIntervals
 from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, GapRepair
 from snorky.gateway.delivery.hub import Hub
@@ -53,10 +53,7 @@ from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = ["Node", "new_node_id", "node_of"]
 
-COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
-
 _CODES: Final = frozenset(CloseCode)
-_REPLIES_HELP: Final = "too many replies waited: limits.replies_max_bytes"
 _log = structlog.get_logger("snorky.node")
 
 
@@ -135,6 +132,7 @@ class Node:
             roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
+        self._flush_intervals = FlushIntervals(self._fanout.deliver)
         self._auth.on_other_claims = self.recheck
         self._hub.on_removed = self.cluster_limits.counts.leave_channel
         self._fanout.before_delivery = self._auth.grants.catch_up
@@ -173,12 +171,12 @@ class Node:
                 self._node_id, directory, self._notices.of_change, self._connections.__contains__
             )
         replies_max_bytes = max(self.limits.replies_max_bytes, self.limits.outbox_max_bytes)  # of one client alone
-        self._waiting = WaitingReplies(replies_max_bytes, self._on_relieved)
-        self._complained_s = -COMPLAIN_EVERY_S
+        self._waiting = WaitingReplies(replies_max_bytes, ReliefReport(self._metrics))
         self._serials = itertools.count(1)
         self._metrics.subscriptions.set_function(lambda: self._hub.subscriptions)
         self._metrics.channels.set_function(lambda: len(self._hub))
         self._metrics.waiting_reply_bytes.set_function(lambda: self._waiting.total_bytes)
+        self._metrics.delayed_bytes.set_function(lambda: self._flush_intervals.total_bytes)
         self.is_draining = False
 
     @property
@@ -234,10 +232,8 @@ class Node:
         """Add a registry and its services to this node."""
         registry.bind(self, self.limits)
         self._registries.append(registry)
-        if self._history_store is not None:
-            for service in registry:
-                self._history_store.set_rules(service.name, service.rules)
-        self.cluster_limits.add_rules(rule for service in registry for rule in service.rules)
+        for service in registry:
+            self._take_rules(service)
 
     def recheck(self, connection: Connection) -> None:
         """End what rules no longer permit to a connection: its claims, or the rules, have changed."""
@@ -253,11 +249,15 @@ class Node:
         try:
             for service, other in pairs:
                 service.adopt_rules(other)
-                self.cluster_limits.add_rules(service.rules)
-                if self._history_store is not None:
-                    self._history_store.set_rules(service.name, service.rules)
+                self._take_rules(service)
         finally:  # also if a service fails, for those before it
             await recheck_all(self.connections, self.recheck)
+
+    def _take_rules(self, service: Service) -> None:
+        self.cluster_limits.add_rules(service.rules)
+        self._flush_intervals.set_rules(service.name, service.rules)
+        if self._history_store is not None:
+            self._history_store.set_rules(service.name, service.rules)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
@@ -274,6 +274,12 @@ class Node:
         if self._roster_sync is not None:
             self._roster_sync.start()
 
+    def begin_drain(self) -> None:
+        """Be unready from now on, and delay no publication."""
+        self.is_draining = True
+        self._metrics.draining.set(1)
+        self._flush_intervals.drain()
+
     async def stop(self) -> None:
         """Stop everything. The caller should have closed the connections before."""
         for registry in self._registries:
@@ -285,6 +291,7 @@ class Node:
             await self._repair.stop()
         if self._roster_sync is not None:
             await self._roster_sync.stop()
+        self._flush_intervals.drain()
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
@@ -354,13 +361,6 @@ class Node:
             raise ConfigurationError("this node has no directory: rosters, names, direct messages and tokens need one")
         return self._ownership
 
-    def _on_relieved(self, clients: int, size: int) -> None:
-        self._metrics.limit_hits.labels("replies_max_bytes").inc(clients)
-        now_s = perf_counter()
-        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
-            self._complained_s = now_s
-            _log.warning("clients that read no replies were closed", clients=clients, bytes=size, help=_REPLIES_HELP)
-
     def _tell_differences(self, roster: str, differences: Sequence[Difference], version: int) -> None:
         self._fanout.deliver_notices(roster, self._notices.of_differences(roster, differences), version)
 
@@ -368,7 +368,7 @@ class Node:
 
     def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         """Deliver the publications of one read from the broker."""
-        self._fanout.deliver(batch)
+        self._flush_intervals.take(batch)
 
     def on_interrupted(self) -> None:
         """Begin repairs, since publications may have been missed; channels without a history lose them."""

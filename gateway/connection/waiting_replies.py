@@ -9,11 +9,20 @@ Rules:
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from time import perf_counter
+from typing import Final, Protocol
+
+import structlog
 
 from snorky.gateway.errors import CloseCode
+from snorky.gateway.metrics import Metrics
 
-__all__ = ["Debtor", "WaitingReplies"]
+__all__ = ["Debtor", "ReliefReport", "WaitingReplies"]
+
+COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
+
+_HELP: Final = "too many replies waited: limits.replies_max_bytes"
+_log = structlog.get_logger("snorky.node")
 
 
 class Debtor(Protocol):
@@ -61,3 +70,19 @@ class WaitingReplies:
             self.settle(client)
             closed += 1
         self._on_relieved(closed, before - self.total_bytes)
+
+
+class ReliefReport:
+    """Counts the clients that were closed, and logs them, at most one line a second."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._complained_s = -COMPLAIN_EVERY_S
+
+    def __call__(self, clients: int, size: int) -> None:
+        """Report closed clients, and the bytes of their replies."""
+        self._metrics.limit_hits.labels("replies_max_bytes").inc(clients)
+        now_s = perf_counter()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning("clients that read no replies were closed", clients=clients, bytes=size, help=_HELP)

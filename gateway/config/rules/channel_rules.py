@@ -30,6 +30,7 @@ Size = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=2_592_000)]
 Bytes = Annotated[int, Meta(ge=0, le=16_777_216)]
 Rate = Annotated[float, Meta(ge=0)]
+Milliseconds = Annotated[int, Meta(ge=0, le=10_000)]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +77,7 @@ class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
     publishes_per_s: Rate = 0.0  # of all clients on all nodes; 0: no limit
     message_max_bytes: Bytes = 0  # of a client's message as JSON; 0: no limit but that of [limits]
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
+    flush_ms: Milliseconds = 0  # between two writes to its subscribers on a node; 0: none
     allow_subscribe: Words = None  # which clients may subscribe; None: see `snorky.gateway.permissions.access`
     allow_publish: Words = None  # which clients may publish; the backend always may
     allow_history: Words = None  # which clients may read the history; None: as allow_subscribe
@@ -99,6 +101,7 @@ _EXAMPLES = {
     "subscribers_max": "1000",
     "publishes_per_s": "100",
     "message_max_bytes": "4096",
+    "flush_ms": "100",
 }  # for all other keys: true
 
 AnyRule = TypeVar("AnyRule", bound=Rule)

@@ -29,8 +29,7 @@ async def drain(node: Node, grace_s: float) -> None:
 
     From the beginning, new handshakes are refused and `/readyz` returns 503.
     """
-    node.is_draining = True
-    node.metrics.draining.set(1)
+    node.begin_drain()
     loop = asyncio.get_running_loop()
     notice_s = min(NOTICE_MAX_S, grace_s / 4)
     connections = list(node.connections)

@@ -6,6 +6,41 @@ __all__ = ["GATEWAY_MUTATIONS"]
 
 GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="order of publications that wait",
+        file="gateway/delivery/flush_intervals.py",
+        old="            if waiting is None:",
+        new="            if waiting is None or len(payloads) > 1:",
+        argv=test("tests/unit/delivery/test_flush_intervals.py", "any_traffic"),
+    ),
+    Mutation(
+        guard="least time between two writes to a channel",
+        file="gateway/delivery/flush_intervals.py",
+        old="            self._begin(key)\n            self._deliver({",
+        new="            self._deliver({",
+        argv=test("tests/unit/delivery/test_flush_intervals.py", "any_traffic"),
+    ),
+    Mutation(
+        guard="bytes that wait for a channel's interval",
+        file="gateway/delivery/flush_intervals.py",
+        old="waiting.size > CHANNEL_MAX_BYTES or ",
+        new="",
+        argv=test("tests/unit/delivery/test_flush_intervals.py", "more_than_a_channel"),
+    ),
+    Mutation(
+        guard="bytes that wait for intervals on a node",
+        file="gateway/delivery/flush_intervals.py",
+        old=" or self.total_bytes > NODE_MAX_BYTES",
+        new="",
+        argv=test("tests/unit/delivery/test_flush_intervals.py", "more_than_a_node"),
+    ),
+    Mutation(
+        guard="publications that wait when a node drains",
+        file="gateway/node.py",
+        old="        self._metrics.draining.set(1)\n        self._flush_intervals.drain()\n",
+        new="        self._metrics.draining.set(1)\n",
+        argv=test("tests/unit/delivery/test_flush_intervals.py", "begins_to_drain"),
+    ),
+    Mutation(
         # a change that the reply's list already has is not sent again if its notice arrives later
         guard="version of a list",
         file="gateway/delivery/hub.py",

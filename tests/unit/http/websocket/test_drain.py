@@ -126,16 +126,9 @@ async def test_a_drain_visits_each_connection_only_a_few_times() -> None:
                 Connection.looks += 1
             return object.__getattribute__(self, name)
 
-    class Gauge:
-        def set(self, _value: float) -> None:
-            pass
-
-    class Metrics:
-        draining = Gauge()
-
     class Node:
-        is_draining = False
-        metrics = Metrics()
+        def begin_drain(self) -> None:
+            pass
 
         def __init__(self) -> None:
             self.left: set[object] = {Connection() for _ in range(20_000)}
