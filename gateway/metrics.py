@@ -95,6 +95,9 @@ class Metrics:
         )
         self.deliveries = counter("deliveries_total", "Publications written to connections.")
         self.sent_bytes = counter("sent_bytes_total", "Bytes of publications written to connections, framing included.")
+        self.conflated_deliveries = counter(
+            "conflated_deliveries_total", "Publications that newer ones replaced before a slow client read them."
+        )
         self.drops = counter("drops_total", "Publications not delivered, by reason.", "reason")
         self.gap_repairs = counter(
             "history_gap_repairs_total", "Reads of a channel's history for publications this node missed."

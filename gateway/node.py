@@ -132,7 +132,7 @@ class Node:
             roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
-        self._flush_intervals = FlushIntervals(self._fanout.deliver)
+        self._flush_intervals = FlushIntervals(self._fanout.rules, self._fanout.deliver)
         self._auth.on_other_claims = self.recheck
         self._hub.on_removed = self.cluster_limits.counts.leave_channel
         self._fanout.before_delivery = self._auth.grants.catch_up
@@ -255,7 +255,7 @@ class Node:
 
     def _take_rules(self, service: Service) -> None:
         self.cluster_limits.add_rules(service.rules)
-        self._flush_intervals.set_rules(service.name, service.rules)
+        self._fanout.rules.set_rules(service.name, service.rules)
         if self._history_store is not None:
             self._history_store.set_rules(service.name, service.rules)
 

@@ -11,11 +11,12 @@ Rules:
 - After closing, writes are discarded, and `is_closed` stays true.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from snorky.gateway.connection.newest import Newest
 from snorky.gateway.connection.rate_limiter import Limiter
 from snorky.gateway.connection.waiting_replies import WaitingReplies
 from snorky.gateway.errors import CloseCode, ReplyTooLarge
@@ -69,6 +70,7 @@ class Connection:
     __slots__ = (
         "_data",
         "_is_closed",
+        "_newest",
         "_node_id",
         "_outbox",
         "_outbox_bytes",
@@ -105,6 +107,7 @@ class Connection:
         self._waiting = waiting
         self._outbox: list[bytes] | None = None
         self._outbox_bytes = 0
+        self._newest: Newest | None = None  # of the messages in the outbox
         self._is_closed = False
         self._data: dict[str, Any] | None = None
         self.dialect = dialect
@@ -149,6 +152,11 @@ class Connection:
     def pending_bytes(self) -> int:
         """Bytes queued for this client, in the outbox and the transport. Bulk senders wait until it shrinks."""
         return self._outbox_bytes + self._wire.buffered_bytes()
+
+    @property
+    def is_behind(self) -> bool:
+        """True while the transport is full, so that writes are queued here."""
+        return self.write == self._hold
 
     @property
     def is_closed(self) -> bool:
@@ -211,12 +219,33 @@ class Connection:
             self.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
             return
         self.write(frame)
-        if self._waiting is not None and self.write == self._hold:  # the transport is full
+        if self._waiting is not None and self.is_behind:
             self._waiting.add(self, len(frame))
 
     def has_room(self, size: int) -> bool:
         """True if the outbox has room for a reply of this many bytes."""
         return self._outbox_bytes + self._wire.buffered_bytes() + size <= self._outbox_max_bytes
+
+    def hold_newest(self, messages: Iterable[tuple[str | None, bytes]]) -> int:
+        """Queue messages while `is_behind`; each replaces a queued one with its subject. Returns how many it replaced.
+
+        messages: with their subjects; None = it replaces none. Closes the connection as `write` does.
+        """
+        replaced = 0
+        for subject, data in messages:
+            if self._is_closed:
+                break
+            if subject is None:
+                self._hold(data)
+                continue
+            self._newest = self._newest or Newest()
+            self._outbox = self._outbox or []
+            removed = self._newest.put(self._outbox, subject, data)
+            replaced += removed > 0
+            self._outbox_bytes += len(data) - removed
+            if self._is_full:
+                self.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
+        return replaced
 
     def close(self, code: int, reason: str = "") -> None:
         """Close: queued bytes are dropped, a close frame is written last. Idempotent."""
@@ -231,7 +260,7 @@ class Connection:
     def mark_closed(self) -> None:
         """Discard queued bytes and all later writes. Called by the transport when the peer has gone."""
         self._is_closed = True
-        self._outbox = None
+        self._outbox = self._newest = None
         self._outbox_bytes = 0
         self.write = _discard
         if self._waiting is not None:
@@ -246,7 +275,7 @@ class Connection:
         """Write the queued bytes at once, and stop queueing. Called by the transport when its buffer has drained."""
         if self._is_closed:
             return
-        held, self._outbox, self._outbox_bytes = self._outbox, None, 0
+        held, self._outbox, self._outbox_bytes, self._newest = self._outbox, None, 0, None
         self.write = self._wire.write
         if held:
             self._wire.write(b"".join(held))
@@ -255,7 +284,7 @@ class Connection:
 
     def take_held(self) -> bytes:
         """Remove and return the queued bytes. For closing transports whose client is only between two requests."""
-        held, self._outbox, self._outbox_bytes = self._outbox, None, 0
+        held, self._outbox, self._outbox_bytes, self._newest = self._outbox, None, 0, None
         return b"".join(held or ())
 
     def pause_reading(self) -> None:
@@ -275,9 +304,13 @@ class Connection:
             raise ReplyTooLarge(self._outbox_max_bytes)
         return frame
 
+    @property
+    def _is_full(self) -> bool:
+        return self._outbox_bytes + self._wire.buffered_bytes() > self._outbox_max_bytes
+
     def _hold(self, data: bytes) -> None:
         self._outbox_bytes += len(data)
-        if self._outbox_bytes + self._wire.buffered_bytes() > self._outbox_max_bytes:
+        if self._is_full:
             self.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
         elif self._outbox is None:
             self._outbox = [data]

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.delivery.delivery_rules import DeliveryRules
 from snorky.gateway.delivery.hub import Channel, Groups, Hub, RosterEvent
 from snorky.gateway.delivery.write_queue import Batch, WriteQueue
 from snorky.gateway.errors import CloseCode
@@ -35,10 +36,11 @@ _Described = tuple[bytes, Position | None, bytes]  # payload, position, attribut
 class BatchEncoder:
     """Makes pieces for the channels of a hub, and queues the passes that write them."""
 
-    def __init__(self, hub: Hub, write_queue: WriteQueue, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, write_queue: WriteQueue, metrics: Metrics, rules: DeliveryRules) -> None:
         self._hub = hub
         self._write_queue = write_queue
         self._metrics = metrics
+        self._rules = rules
 
     def plain(
         self,
@@ -72,7 +74,11 @@ class BatchEncoder:
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
 
-        self._line_up(channel, channel.groups, render, selector, event)
+        subjects: Sequence[str | None] = ()
+        if self._rules and selector is None and event is None:
+            subject_of = self._rules.subject_of(channel.key)
+            subjects = () if subject_of is None else [subject_of(value) for value in values]
+        self._line_up(channel, channel.groups, render, selector, event, subjects)
 
     def positioned(
         self,
@@ -108,8 +114,12 @@ class BatchEncoder:
         render: Callable[[Dialect], list[bytes]],
         selector: Selector | None = None,
         event: RosterEvent | None = None,
+        subjects: Sequence[str | None] = (),
     ) -> None:
-        """Queue a pass per dialect. render: called once per encoding and foreign rendering; returns the messages."""
+        """Queue a pass per dialect. render: called once per encoding and foreign rendering; returns the messages.
+
+        subjects: of the messages, if the channel has `conflate`.
+        """
         chooses = every = None
         if selector is not None or event is not None:
             chooses = channel.audience(selector, event, monotonic())
@@ -130,12 +140,16 @@ class BatchEncoder:
                 messages = rendered[form] = render(dialect)
             if not messages:
                 continue
-            data = b"".join(map(dialect.frame, messages))
+            frames = [*map(dialect.frame, messages)]
+            data = b"".join(frames)
             deliveries += len(messages) * len(connections)
             sent_bytes += len(data) * len(connections)
             if channel.held is not None:
                 connections = _hold(channel.held, connections, data, 0 if event is None else event.version)
-            self._write_queue.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
+            batch = Batch(groups, dialect, connections, data, self._hub.joined)
+            if len(subjects) == len(frames):
+                batch.parts = [*zip(subjects, frames, strict=True)]
+            self._write_queue.line_up(batch)
         if deliveries:
             self._metrics.deliveries.inc(deliveries)
             self._metrics.sent_bytes.inc(sent_bytes)

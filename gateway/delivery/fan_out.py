@@ -22,6 +22,7 @@ from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
+from snorky.gateway.delivery.delivery_rules import DeliveryRules
 from snorky.gateway.delivery.hub import Channel, Hub, RosterEvent
 from snorky.gateway.delivery.write_queue import CHUNK, Source, WriteQueue
 from snorky.gateway.errors import InvalidMessage
@@ -101,8 +102,11 @@ class Fanout:
         self._roster_filter = roster_filter
         self._payload_max_bytes = payload_max_bytes
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
-        self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done)
-        self._batches = BatchEncoder(hub, self._write_queue, metrics)
+        self.rules = DeliveryRules()
+        self._write_queue = WriteQueue(
+            source, chunk=chunk, on_done=self._on_done, on_conflated=metrics.conflated_deliveries.inc
+        )
+        self._batches = BatchEncoder(hub, self._write_queue, metrics, self.rules)
         self.before_delivery: Callable[[], object] = lambda: None  # set by the node
         self.end_at_gap: Callable[[Connection, str], object] = lambda _connection, _key: (
             None

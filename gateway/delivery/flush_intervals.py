@@ -7,24 +7,22 @@ Rules:
   are the same.
 - Publications that wait are bounded in bytes, for each channel and for the node. What exceeds a bound is delivered at
   once, after those of its channel that wait: the interval becomes shorter, and nothing is lost.
-- A node that drains delays nothing.
+- A node that drains delays nothing. Changed rules apply from a channel's next interval on.
 - There is one timer for each channel that was used within the last interval, and none for a message.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
-from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
+from snorky.gateway.delivery.delivery_rules import DeliveryRules
 
 __all__ = ["FlushIntervals"]
 
 CHANNEL_MAX_BYTES: Final = 256 * 1024  # of one channel's publications that wait
 NODE_MAX_BYTES: Final = 16 * 1024 * 1024  # of all
 OVERHEAD_BYTES: Final = 64  # of a list's entry and the object
-KNOWN_MAX: Final = 4096  # channels whose interval is remembered
 
 Batch = Mapping[str, Sequence[bytes]]
 
@@ -45,23 +43,16 @@ class FlushIntervals:
 
     def __init__(
         self,
+        rules: DeliveryRules,
         deliver: Callable[[Batch], None],
         call_later: Callable[[float, Callable[[str], None], str], asyncio.TimerHandle] = _call_later,
     ) -> None:
+        self._rules = rules
         self._deliver = deliver
         self._call_later = call_later
-        self._rules: dict[str, Rules[ChannelRule]] = {}  # by service; only of those with an interval
-        self._interval_s = lru_cache(maxsize=KNOWN_MAX)(self._find_interval_s)
         self._waiting: dict[str, _Waiting] = {}
         self.total_bytes = 0  # of all publications that wait
         self._is_draining = False
-
-    def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
-        """Replace the rules of a service. Publications that wait are delivered at the end of their interval."""
-        self._rules.pop(service, None)
-        if any(isinstance(rule, ChannelRule) and rule.flush_ms for rule in rules):
-            self._rules[service] = rules
-        self._interval_s.cache_clear()
 
     def take(self, batch: Batch) -> None:
         """Deliver the publications of one read, or let them wait."""
@@ -87,7 +78,6 @@ class FlushIntervals:
     def drain(self) -> None:
         """Deliver everything that waits, and delay nothing from now on."""
         self._is_draining = True
-        self._rules.clear()
         waiting, self._waiting = self._waiting, {}
         for each in waiting.values():
             each.timer.cancel()
@@ -95,8 +85,8 @@ class FlushIntervals:
             self._deliver(batch)
 
     def _begin(self, key: str) -> None:
-        interval_s = self._interval_s(key)
-        if interval_s and not self._is_draining:
+        interval_s = 0.0 if self._is_draining else self._rules.interval_s(key)
+        if interval_s:
             self._waiting[key] = _Waiting(self._call_later(interval_s, self._end, key))
 
     def _end(self, key: str) -> None:
@@ -111,8 +101,3 @@ class FlushIntervals:
         self.total_bytes -= waiting.size
         waiting.size = 0
         return payloads
-
-    def _find_interval_s(self, key: str) -> float:
-        service, _, name = key.partition(":")
-        rules = self._rules.get(service)
-        return 0.0 if rules is None else rules.find(name).flush_ms / 1000

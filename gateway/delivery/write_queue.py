@@ -44,7 +44,8 @@ class Source(Protocol):
 class Batch:
     """One piece of bytes to write to connections of one group of a channel.
 
-    joined: the number of the latest subscription when the pass was queued.
+    joined: the number of the latest subscription when the pass was queued. parts: the same bytes by messages, each with
+    its subject (see `Connection.hold_newest`), if the channel has `conflate`.
     """
 
     groups: Groups
@@ -52,16 +53,29 @@ class Batch:
     connections: tuple[Connection, ...]
     data: bytes
     joined: int
+    parts: list[tuple[str | None, bytes]] | None = None
     done: int = 0  # how many of the connections have been written to
 
 
 class WriteQueue:
-    """Runs passes. on_done: called when all queued passes are complete."""
+    """Runs passes.
 
-    def __init__(self, source: Source, *, chunk: int, on_done: Callable[[], None]) -> None:
+    on_done: called when all queued passes are complete. on_conflated: called with the number of messages that newer
+    ones replaced in outboxes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        chunk: int,
+        on_done: Callable[[], None],
+        on_conflated: Callable[[int], object] = lambda _count: None,
+    ) -> None:
         self._source = source
         self._chunk = chunk
         self._on_done = on_done
+        self._on_conflated = on_conflated
         self._passes: deque[Batch] = deque()
         self._next: asyncio.Handle | None = None  # set while passes continue in later ticks: the source is paused
         self.line_up = self._passes.append
@@ -98,12 +112,14 @@ class WriteQueue:
                 connections = connections[current.done : current.done + budget]
                 connections = tuple(each for each in connections if 0 < group.get(each, 0) <= joined)
                 current.done += budget
+            budget -= len(connections)
+            if current.parts is not None:
+                connections = self._conflate(connections, current.parts)
             for connection in connections:
                 try:  # costs nothing unless it raises
                     connection.write(data)
                 except Exception:  # an error of one transport must not block the other connections
                     self._give_up(connection)
-            budget -= len(connections)
             if not current.done or current.done >= len(current.connections):
                 passes.popleft()
         if passes:
@@ -114,6 +130,14 @@ class WriteQueue:
         if was_paused:
             self._source.resume()
         self._on_done()
+
+    def _conflate(
+        self, connections: tuple[Connection, ...], parts: list[tuple[str | None, bytes]]
+    ) -> tuple[Connection, ...]:
+        """Queue messages for clients that do not read, in place of older ones; returns the other connections."""
+        behind = [each for each in connections if each.is_behind]
+        self._on_conflated(sum(each.hold_newest(parts) for each in behind))
+        return tuple(each for each in connections if not each.is_behind) if behind else connections
 
     @staticmethod
     def _give_up(connection: Connection) -> None:

@@ -30,6 +30,7 @@ Size = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=2_592_000)]
 Bytes = Annotated[int, Meta(ge=0, le=16_777_216)]
 Rate = Annotated[float, Meta(ge=0)]
+Field = Annotated[str, Meta(max_length=255)]
 Milliseconds = Annotated[int, Meta(ge=0, le=10_000)]
 
 
@@ -78,6 +79,7 @@ class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
     message_max_bytes: Bytes = 0  # of a client's message as JSON; 0: no limit but that of [limits]
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
     flush_ms: Milliseconds = 0  # between two writes to its subscribers on a node; 0: none
+    conflate: Field = ""  # of messages about the same, slow clients get only the newest: a message's field, or "*"
     allow_subscribe: Words = None  # which clients may subscribe; None: see `snorky.gateway.permissions.access`
     allow_publish: Words = None  # which clients may publish; the backend always may
     allow_history: Words = None  # which clients may read the history; None: as allow_subscribe
@@ -102,6 +104,7 @@ _EXAMPLES = {
     "publishes_per_s": "100",
     "message_max_bytes": "4096",
     "flush_ms": "100",
+    "conflate": '"symbol"',
 }  # for all other keys: true
 
 AnyRule = TypeVar("AnyRule", bound=Rule)

@@ -6,6 +6,48 @@ __all__ = ["GATEWAY_MUTATIONS"]
 
 GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="conflate: clients that do not read",
+        file="gateway/delivery/write_queue.py",
+        old="behind = [each for each in connections if each.is_behind]",
+        new="behind: list[Connection] = []",
+        argv=test("tests/unit/delivery/test_conflation.py", "newest_of_each_subject"),
+    ),
+    Mutation(
+        guard="conflate: bytes of replaced messages",
+        file="gateway/connection/connection.py",
+        old="self._outbox_bytes += len(data) - removed",
+        new="self._outbox_bytes += len(data)",
+        argv=test("tests/unit/delivery/test_conflation.py", "newest_of_each_subject"),
+    ),
+    Mutation(
+        guard="conflate: bound of an outbox",
+        file="gateway/connection/connection.py",
+        old="            if self._is_full:\n                self.close(",
+        new="            if False:\n                self.close(",
+        argv=test("tests/unit/delivery/test_conflation.py", "too_many_subjects"),
+    ),
+    Mutation(
+        guard="conflate: a written outbox replaces nothing",
+        file="gateway/connection/connection.py",
+        old="held, self._outbox, self._outbox_bytes, self._newest = self._outbox, None, 0, None\n        self.write =",
+        new="held, self._outbox, self._outbox_bytes = self._outbox, None, 0\n        self.write =",
+        argv=test("tests/unit/delivery/test_conflation.py", "sees_each_subject_advance"),
+    ),
+    Mutation(
+        guard="conflate: empty places are removed",
+        file="gateway/connection/newest.py",
+        old="if self._empty > len(outbox) // 2:",
+        new="if False:",
+        argv=test("tests/unit/connection/test_newest.py", "newest_of_each_subject"),
+    ),
+    Mutation(
+        guard="conflate: places after others were removed",
+        file="gateway/connection/newest.py",
+        old="in enumerate(kept) if subject is not None",
+        new="in enumerate(kept[1:]) if subject is not None",
+        argv=test("tests/unit/connection/test_newest.py", "newest_of_each_subject"),
+    ),
+    Mutation(
         guard="order of publications that wait",
         file="gateway/delivery/flush_intervals.py",
         old="            if waiting is None:",

@@ -16,7 +16,7 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -232,8 +232,12 @@ async def running_site(
     requires_identity: bool = False,
     cluster_limits: ClusterLimits | None = None,
     limit_store: LimitStore | None = None,
+    channels: Iterable[dict[str, Any]] = (),
 ) -> AsyncIterator[RunningSite]:
-    """Run one. is_strict: at the end, logged errors and leftovers fail the test. The others: of a node."""
+    """Run one. is_strict: at the end, logged errors and leftovers fail the test. channels: rules of pub/sub.
+
+    The others: of a node.
+    """
     limits, public, private = limits or Limits(), public or Public(), private or Private()
     loop = asyncio.get_running_loop()
     broker = LoopbackBroker()
@@ -250,7 +254,7 @@ async def running_site(
     )
     echo = Echo()
     registry = ServiceRegistry(
-        [PubSubService(unmatched="open"), AuthService(), echo], requires_identity=requires_identity
+        [PubSubService(channels=channels, unmatched="open"), AuthService(), echo], requires_identity=requires_identity
     )
     backend = ServiceRegistry([PubSubBackend(), AuthBackend(), ControlBackend(), Echo("echo_backend")])
     node.attach(registry)

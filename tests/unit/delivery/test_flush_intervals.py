@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from snorky.gateway import Service
 from snorky.gateway.config.rules.channel_rules import Rules
 from snorky.gateway.delivery import flush_intervals
+from snorky.gateway.delivery.delivery_rules import DeliveryRules
 from snorky.gateway.delivery.flush_intervals import FlushIntervals
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import house, until
@@ -61,8 +62,9 @@ class Rig:
     def __init__(self) -> None:
         self.clock = Clock()
         self.delivered: list[tuple[float, str, list[int]]] = []
-        self.intervals = FlushIntervals(self._deliver, self.clock.call_later)
-        self.intervals.set_rules("pubsub", RULES)
+        self.rules = DeliveryRules()
+        self.rules.set_rules("pubsub", RULES)
+        self.intervals = FlushIntervals(self.rules, self._deliver, self.clock.call_later)
         self.received: dict[str, list[int]] = {key: [] for key in INTERVAL_S}
         self.count = 0
 
@@ -175,7 +177,7 @@ def test_rules_apply_from_the_next_interval_on() -> None:
     rig = Rig()
     rig.receive(SLOW)
     rig.receive(SLOW)
-    rig.intervals.set_rules("pubsub", Rules.read([{"match": "slow"}]))
+    rig.rules.set_rules("pubsub", Rules.read([{"match": "slow"}]))
     assert len(rig.got(SLOW)) == 1
     rig.clock.advance(1.0)
     assert rig.numbers(SLOW) == [1, 2]

@@ -1,0 +1,58 @@
+"""DeliveryRules: what channel rules say about delivery to clients: `flush_ms` and `conflate`."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
+from snorky.gateway.protocol.codec import Json
+
+__all__ = ["DeliveryRules"]
+
+KNOWN_MAX: Final = 4096  # channels whose rule is remembered
+_NOTHING: Final = ChannelRule("*")
+
+
+class DeliveryRules:
+    """The rules of all services that have such rules. Keys: SERVICE:NAME."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, Rules[ChannelRule]] = {}
+        self._find = lru_cache(maxsize=KNOWN_MAX)(self._look_up)
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
+        """Replace the rules of a service."""
+        self._rules.pop(service, None)
+        if any(isinstance(rule, ChannelRule) and (rule.flush_ms or rule.conflate) for rule in rules):
+            self._rules[service] = rules
+        self._find.cache_clear()
+
+    def interval_s(self, key: str) -> float:
+        """Return the least time between two writes to a channel; 0 = none."""
+        return self._find(key).flush_ms / 1000 if self._rules else 0.0
+
+    def subject_of(self, key: str) -> Callable[[Json], str | None] | None:
+        """Return a function of a channel's messages: what a message is about; None = it replaces no other message.
+
+        None instead of a function = the channel has no `conflate`.
+        """
+        conflate = self._find(key).conflate if self._rules else ""
+        if not conflate:
+            return None
+        prefix = f"{key}\0"
+        if conflate == "*":
+            return lambda _message: prefix
+
+        def subject(message: Json) -> str | None:
+            value = message.get(conflate) if isinstance(message, dict) else None
+            return f"{prefix}{value!r}" if isinstance(value, str | int | float) else None
+
+        return subject
+
+    def _look_up(self, key: str) -> ChannelRule:
+        service, _, name = key.partition(":")
+        rules = self._rules.get(service)
+        return _NOTHING if rules is None else rules.find(name)
