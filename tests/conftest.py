@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
     config.addinivalue_line("markers", "needs(*programs): skip if one is missing, with the package to install")
-    config.addinivalue_line("markers", "alone: `make test-all` runs no other test meanwhile")
+    config.addinivalue_line("markers", "alone: `make test-all` runs meanwhile at most tests with the lowest priority")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.needs("promtool", "
 
 DEPLOY = ROOT / "deploy"
 NODES = 3
-CHANNELS = 100_000
+CHANNELS = 5_000
 SERIES_MAX = 500
 
 
@@ -177,7 +177,7 @@ async def test_every_series_of_an_alert_exists_on_a_node(tmp_path: Path) -> None
     assert {name for name in used if name not in names and name.removesuffix("_bucket") not in names} == set()
 
 
-async def test_a_hundred_thousand_channels_make_no_series(tmp_path: Path) -> None:
+async def test_thousands_of_channels_make_no_series(tmp_path: Path) -> None:
     limits = {
         "SNORKY_LIMITS__CHANNELS_PER_CONNECTION": str(CHANNELS),
         "SNORKY_LIMITS__MESSAGES_PER_S": "1e6",

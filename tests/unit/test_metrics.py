@@ -1,13 +1,15 @@
 """Metrics: names by the Prometheus conventions, and a bounded number of series whatever clients send."""
 
 import re
+from dataclasses import replace
 
 from prometheus_client import Metric, generate_latest
 from structlog.testing import capture_logs
 
 from snorky.gateway import InfoService, Metrics
 from snorky.services.pubsub import PubSubService
-from tests.support.fakes.fake_wire import House, house, settle
+from tests.support.fakes.fake_wire import UNLIMITED, House, house, settle
+from tests.support.scenarios.quiet_service import bare
 
 UNITS = ("_seconds", "_bytes", "_total", "_info", "_ratio")
 COUNTED = {  # gauges of things have no unit; process_ names are the client library's own
@@ -110,6 +112,18 @@ async def test_ten_thousand_random_names_add_no_series() -> None:
         assert built.sample("snorky_rpc_calls_total", **labels) == 10_001
         assert built.sample("snorky_client_errors_total", code="unknown_service") == 10_001
         assert built.sample("snorky_connections_closed_total", code="other") == 101
+
+
+async def test_a_hundred_thousand_channels_add_no_series() -> None:
+    limits = replace(UNLIMITED, channels_per_connection=200_000)
+    async with house(PubSubService(), limits=limits) as built:
+        client = built.client()
+        await built.node.channels.subscribe(client.connection, "pubsub", "first", bare)
+        before = series(built)
+        for number in range(100_000):
+            await built.node.channels.subscribe(client.connection, "pubsub", f"channel-{number}", bare)
+        assert built.sample("snorky_channels") == 100_001
+        assert series(built) == before
 
 
 async def test_alias_is_counted_under_the_name_of_its_command() -> None:
