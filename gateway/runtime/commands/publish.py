@@ -4,7 +4,7 @@ import asyncio
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,6 @@ from snorky.gateway.config.settings import Settings
 from snorky.gateway.errors import ConfigurationError, InvalidInput
 from snorky.gateway.http.outbound.publish import post_all
 from snorky.gateway.protocol.codec import channel_key, decode_json, encode_json
-from snorky.gateway.redis.admin.publish import Receipt, publish_all, publish_once
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import (
     ChannelIsJson,
@@ -24,6 +23,9 @@ from snorky.gateway.runtime.commands.common import (
     read_settings,
     url_of_node,
 )
+
+if TYPE_CHECKING:
+    from snorky.gateway.redis.admin.publish import Receipt
 
 __all__ = ["publish", "read_channel"]
 
@@ -83,6 +85,8 @@ def publish(
             )
             output.print(f"{sent} published, by the node's backend")
             return
+        from snorky.gateway.redis.admin.publish import publish_all, publish_once  # it loads redis-py: see `serve`
+
         target = targets_of(settings.redis_url).of(key)
         if message == "-":
             receipt = asyncio.run(publish_all(target, settings.prefix, key, _lines()))
@@ -95,7 +99,7 @@ def publish(
     output.print(_describe(receipt))
 
 
-def _describe(receipt: Receipt) -> str:
+def _describe(receipt: "Receipt") -> str:
     kept = f"kept at {receipt.position}" if receipt.position else ""
     if receipt.nodes is None:
         return kept or "published"

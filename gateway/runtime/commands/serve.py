@@ -1,4 +1,7 @@
-"""snorky serve: run a node until a signal stops it."""
+"""snorky serve: run a node until a signal stops it.
+
+A node does not use redis-py. The other commands import it when they run: it takes 7 MB and a tenth of a node's start.
+"""
 
 from enum import StrEnum
 from pathlib import Path

@@ -13,8 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from snorky.gateway.errors import ConfigurationError
-from snorky.gateway.redis.admin.inspect import reading
-from snorky.gateway.redis.admin.nodes import read_all_nodes
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.lease import Timings
 from snorky.gateway.redis.directory.node_states import NodeState
@@ -63,6 +61,9 @@ def stats(
 
 
 async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, once: bool) -> None:
+    from snorky.gateway.redis.admin.inspect import reading  # here, because it loads redis-py: see `serve`
+    from snorky.gateway.redis.admin.nodes import read_all_nodes
+
     meter = Meter()
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(reading(target.of(nodes_key(prefix)))) for target in targets]

@@ -36,7 +36,10 @@ ANSWER_WITHIN_S: Final = 20.0  # as long as a node may take to start
 PRELOADED: Final = (
     "snorky.gateway.cli",
     "uvloop",
-    # what nodes import while they start
+    # what commands and nodes import while they run
+    "snorky.gateway.redis.admin.inspect_rules",
+    "snorky.gateway.redis.admin.nodes",
+    "snorky.gateway.redis.admin.publish",
     "snorky.services.auth",
     "snorky.services.chat",
     "snorky.services.cursors",
