@@ -129,7 +129,7 @@ async def test_channels_of_other_services_are_not_heard(nodes: Nodes, url: str) 
         await other.call("rpc", method="chat.send", data={"channel": "news", "body": "of the chat"})
         await other.call("publish", channel="news", data="of pub/sub")
         assert (await client.push("news", "pub"))["data"] == "of pub/sub"
-        assert client.heard == []
+        assert client.news == []
 
 
 async def test_send_has_no_receiver(url: str) -> None:
@@ -146,7 +146,7 @@ async def test_expired_token_gets_an_error_that_asks_for_another_one(url: str) -
         await client.send({"id": 1, "connect": {"token": token("ann", for_s=-60)}}, {"id": 2, "ping": {}})
         assert (await client.reply(1))["error"] == {"code": 109, "message": "token expired"}
         assert (await client.ended())[0] == 3005
-        assert client.heard == []
+        assert client.news == []
 
 
 @pytest.mark.parametrize("bad", ["nonsense", jwt.encode({"sub": "a", "exp": time.time() + 60}, SECRET[::-1])])
@@ -155,7 +155,7 @@ async def test_commands_after_a_connect_that_failed_have_no_effect(nodes: Nodes,
         await other.call("subscribe", channel=CHANNEL)
         publish = {"channel": CHANNEL, "data": "not connected"}
         await client.send({"id": 1, "connect": {"token": bad}}, {"id": 2, "publish": publish})
-        assert await client.ended() == (3500, "invalid token") and client.heard == []
+        assert await client.ended() == (3500, "invalid token") and client.news == []
         await other.call("publish", channel=CHANNEL, data="connected")
         assert (await other.push(CHANNEL, "pub"))["data"] == "connected"
 

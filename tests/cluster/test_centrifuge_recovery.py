@@ -69,7 +69,7 @@ async def test_subscription_ends_at_a_gap_and_the_next_one_says_so(nodes: Nodes,
         assert (await client.push(CHANNEL, "unsubscribe"))["code"] == 2500
         await client.call("publish", channel=CHANNEL, data="behind the gap")
         await nodes.until_subscribed(0)
-        assert client.heard == [], "a later message would hide the gap"
+        assert client.news == [], "a later message would hide the gap"
         again = await client.call("subscribe", channel=CHANNEL, recover=True, epoch=begun["epoch"], offset=1)
         assert (again["recovered"], again["offset"]) == (False, 4)
         await client.call("publish", channel=CHANNEL, data="after it")
@@ -83,7 +83,7 @@ async def test_connection_ends_at_a_gap_of_a_subscription_by_the_server(nodes: N
         await client.push(CHANNEL, "pub")
         await lose(nodes, CHANNEL)
         assert (await client.ended())[0] == 3010
-        assert client.heard == []
+        assert client.news == []
 
 
 @pytest.mark.parametrize("recover", [{}, {"recover": True}])

@@ -95,7 +95,7 @@ async def test_nothing_comes_before_the_reply_to_connect(nodes: Nodes, url: str)
         await asyncio.sleep(0.3)
         await client.send({"id": 1, "connect": {}})
         await client._hear()
-        assert client.heard[0].get("id") == 1, client.heard
+        assert client.news[0].get("id") == 1, client.heard
         assert (await client.push("by-token:z", "subscribe"))["recoverable"] is True
 
 
@@ -112,7 +112,7 @@ async def test_orders_for_channels_whose_names_are_no_texts_do_not_reach_such_cl
         async with AsyncSnorkyBackend(SnorkyHTTPTransport(f"{private_url}/backend")) as backend:
             await AsyncControl(backend).subscribe(["no", "text"], identity="ann")
         await client.call("ping")
-        assert client.heard == []
+        assert client.news == []
         await nodes.until_subscribed(0)
 
 

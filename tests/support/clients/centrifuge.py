@@ -69,6 +69,11 @@ class CentrifugeClient:
                 await self._hear()
         return self.end
 
+    @property
+    def news(self) -> list[Any]:
+        """What has arrived and was not asked for yet, without pings."""
+        return [each for each in self.heard if each]
+
     async def ping(self) -> None:
         """Wait for a ping of the node."""
         await self._take(lambda each: each == {})
