@@ -146,7 +146,7 @@ async def test_client_of_a_node_that_missed_an_event_gets_the_next_ones(nodes: N
 
 def _publishing_before(node: Node, channel: str) -> Any:
     """Return `recent` of a node's history, which publishes two events first and waits until the node has both."""
-    recent, deliver = node.channels.history_store.recent, node._fanout.deliver
+    recent, deliver = node.channels.history_store.recent, node.on_publications
 
     async def publish_and_read(
         key: str, limit: int, since: Position | None = None
@@ -158,7 +158,7 @@ def _publishing_before(node: Node, channel: str) -> Any:
             if any(b'"3"' in payload for payload in batch.get(key, ())):
                 arrived.set()
 
-        node._fanout.deliver = count  # type: ignore[method-assign]
+        node.on_publications = count  # type: ignore[method-assign]
         service: Any = node.find_service("pubsub")
         for number in (2, 3):
             await service.published(channel, {"event": "e", "data": str(number)})

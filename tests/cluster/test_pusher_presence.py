@@ -247,7 +247,7 @@ async def test_user_who_joins_while_a_client_subscribes_is_listed_or_added(
 ) -> None:
     """Before the list is read, and after it; the node has both notices before the client has its success."""
     node = nodes.gateways[0].node
-    directory, deliver = node.ownership.directory, node._fanout.deliver
+    directory, deliver = node.ownership.directory, node.on_publications
     listed, told = directory.listed, asyncio.Queue[str]()
 
     def tell(batch: Mapping[str, Any]) -> None:
@@ -270,7 +270,7 @@ async def test_user_who_joins_while_a_client_subscribes_is_listed_or_added(
             await join("after")
             return found
 
-        monkeypatch.setattr(node._fanout, "deliver", tell)
+        monkeypatch.setattr(node, "on_publications", tell)
         monkeypatch.setattr(directory, "listed", list_between)
         ann = await stack.enter_async_context(connected(urls[0]))
         assert await ann.subscribe(channel, member("ann")) == presence(ann=None, before=None)

@@ -14,14 +14,14 @@ __all__ = ["losing"]
 @asynccontextmanager
 async def losing(node: Node, channel: str) -> AsyncIterator[None]:
     """Let the node drop what it receives, until it has dropped a publication of a channel of `pubsub`."""
-    deliver, dropped = node._fanout.deliver, asyncio.Event()
+    deliver, dropped = node.on_publications, asyncio.Event()
 
     def drop(batch: Mapping[str, Any]) -> None:
         if f"pubsub:{channel}" in batch:
             dropped.set()
 
-    node._fanout.deliver = drop  # type: ignore[method-assign]
+    node.on_publications = drop  # type: ignore[method-assign]
     yield
     async with asyncio.timeout(DEADLINE_S):
         await dropped.wait()
-    node._fanout.deliver = deliver  # type: ignore[method-assign]
+    node.on_publications = deliver  # type: ignore[method-assign]
