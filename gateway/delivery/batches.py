@@ -24,7 +24,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import Encoding, Json, channel_of, encode_msgpack
 from snorky.gateway.protocol.foreign import EncodePublication, Rendering
 from snorky.gateway.protocol.publication import Position, Publication, Selector
-from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.protocol.ws_frames import Dialect, dialect_for
 
 __all__ = ["BatchEncoder"]
 
@@ -140,7 +140,10 @@ class BatchEncoder:
                 messages = rendered[form] = render(dialect)
             if not messages:
                 continue
-            frames = [*map(dialect.frame, messages)]
+            frame = dialect.frame
+            if dialect.has_deflate and not self._rules.compresses(channel.key):
+                frame = dialect_for(dialect.encoding).frame
+            frames = [*map(frame, messages)]
             data = b"".join(frames)
             deliveries += len(messages) * len(connections)
             sent_bytes += len(data) * len(connections)

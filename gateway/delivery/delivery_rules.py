@@ -1,4 +1,4 @@
-"""DeliveryRules: what channel rules say about delivery to clients: `flush_ms` and `conflate`."""
+"""DeliveryRules: what channel rules say about delivery to clients: `flush_ms`, `conflate` and `compression`."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,7 +26,7 @@ class DeliveryRules:
     def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
         """Replace the rules of a service."""
         self._rules.pop(service, None)
-        if any(isinstance(rule, ChannelRule) and (rule.flush_ms or rule.conflate) for rule in rules):
+        if any(map(_concerns_delivery, rules)):
             self._rules[service] = rules
         self._find.cache_clear()
 
@@ -52,7 +52,16 @@ class DeliveryRules:
 
         return subject
 
+    def compresses(self, key: str) -> bool:
+        """Return True if a channel's publications are compressed for clients that have negotiated it."""
+        return self._find(key).compression if self._rules else True
+
     def _look_up(self, key: str) -> ChannelRule:
         service, _, name = key.partition(":")
         rules = self._rules.get(service)
         return _NOTHING if rules is None else rules.find(name)
+
+
+def _concerns_delivery(rule: ChannelRule) -> bool:
+    # services may have rules of another class
+    return isinstance(rule, ChannelRule) and bool(rule.flush_ms or rule.conflate or not rule.compression)

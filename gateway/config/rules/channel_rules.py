@@ -80,6 +80,7 @@ class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
     flush_ms: Milliseconds = 0  # between two writes to its subscribers on a node; 0: none
     conflate: Field = ""  # of messages about the same, slow clients get only the newest: a message's field, or "*"
+    compression: bool = True  # of publications, for clients that have negotiated it
     allow_subscribe: Words = None  # which clients may subscribe; None: see `snorky.gateway.permissions.access`
     allow_publish: Words = None  # which clients may publish; the backend always may
     allow_history: Words = None  # which clients may read the history; None: as allow_subscribe

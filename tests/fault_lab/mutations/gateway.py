@@ -6,6 +6,13 @@ __all__ = ["GATEWAY_MUTATIONS"]
 
 GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="compression: rules of channels",
+        file="gateway/delivery/batches.py",
+        old="if dialect.has_deflate and not self._rules.compresses(channel.key):",
+        new="if False:",
+        argv=test("tests/unit/http/websocket/test_protocol.py", "turns_compression_off"),
+    ),
+    Mutation(
         guard="conflate: clients that do not read",
         file="gateway/delivery/write_queue.py",
         old="behind = [each for each in connections if each.is_behind]",

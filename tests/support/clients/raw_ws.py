@@ -118,6 +118,7 @@ class RawClient:
         self.received = bytearray()
         self.is_ended = False  # the server has closed its side
         self.inflates = False  # decompress RSV1 frames
+        self.was_compressed = False  # the last frame
         self.sees_pings = False  # otherwise pings are skipped and not answered
 
     @classmethod
@@ -231,7 +232,8 @@ class RawClient:
             (length,) = struct.unpack("!Q", await self.take(8))
             assert length >= 65536
         payload = await self.take(length)
-        if first & 0x40:
+        self.was_compressed = bool(first & 0x40)
+        if self.was_compressed:
             assert self.inflates, "compressed without having been asked"
             payload = zlib.decompressobj(wbits=-15).decompress(payload + b"\x00\x00\xff\xff")
         assert not first & 0x30

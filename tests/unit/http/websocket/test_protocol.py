@@ -57,6 +57,17 @@ async def test_msgpack_clients_speak_binary() -> None:
         assert msgpack.unpackb(payload) == {"service": "echo", "message": [1, "é"]}
 
 
+async def test_rule_of_a_channel_turns_compression_off() -> None:
+    rules = [{"match": "secret", "compression": False}]
+    async with running_site(public=Public(compression=True), channels=rules) as site:
+        client = await site.client({"Sec-WebSocket-Extensions": "permessage-deflate"})
+        for channel in ("news", "secret"):
+            await client.call("subscribe", channel=channel)
+            site.bring(b'"%s"' % (b"x" * 1000), channel)
+            assert (await client.message())["message"]["channel"] == channel
+            assert client.was_compressed is (channel == "news")
+
+
 @on_both_loops
 async def test_compressed_clients_are_read_and_written() -> None:
     async with running_site(public=Public(compression=True)) as site:
