@@ -32,7 +32,6 @@ from snorky.gateway.contracts.webhooks import WebhookReports
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout
-from snorky.gateway.delivery.flush_intervals import FlushIntervals
 from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, GapRepair
 from snorky.gateway.delivery.hub import Hub
@@ -132,7 +131,8 @@ class Node:
             roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
-        self._flush_intervals = FlushIntervals(self._fanout.rules, self._fanout.deliver)
+        if self._repair is not None:
+            self._repair.release = self._fanout.intervals.release
         self._auth.on_other_claims = self.recheck
         self._hub.on_removed = self.cluster_limits.counts.leave_channel
         self._fanout.before_delivery = self._auth.grants.catch_up
@@ -176,7 +176,6 @@ class Node:
         self._metrics.subscriptions.set_function(lambda: self._hub.subscriptions)
         self._metrics.channels.set_function(lambda: len(self._hub))
         self._metrics.waiting_reply_bytes.set_function(lambda: self._waiting.total_bytes)
-        self._metrics.delayed_bytes.set_function(lambda: self._flush_intervals.total_bytes)
         self.is_draining = False
 
     @property
@@ -278,7 +277,7 @@ class Node:
         """Be unready from now on, and delay no publication."""
         self.is_draining = True
         self._metrics.draining.set(1)
-        self._flush_intervals.drain()
+        self._fanout.intervals.drain()
 
     async def stop(self) -> None:
         """Stop everything. The caller should have closed the connections before."""
@@ -291,7 +290,6 @@ class Node:
             await self._repair.stop()
         if self._roster_sync is not None:
             await self._roster_sync.stop()
-        self._flush_intervals.drain()
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
@@ -368,7 +366,7 @@ class Node:
 
     def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         """Deliver the publications of one read from the broker."""
-        self._flush_intervals.take(batch)
+        self._fanout.intervals.take(batch)
 
     def on_interrupted(self) -> None:
         """Begin repairs, since publications may have been missed; channels without a history lose them."""

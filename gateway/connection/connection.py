@@ -226,7 +226,7 @@ class Connection:
         """True if the outbox has room for a reply of this many bytes."""
         return self._outbox_bytes + self._wire.buffered_bytes() + size <= self._outbox_max_bytes
 
-    def hold_newest(self, messages: Iterable[tuple[str | None, bytes]]) -> int:
+    def hold_newest(self, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
         """Queue messages while `is_behind`; each replaces a queued one with its subject. Returns how many it replaced.
 
         messages: with their subjects; None = it replaces none. Closes the connection as `write` does.

@@ -2,9 +2,14 @@
 
 A replaced message leaves an empty place, so that the places of the others stay; they are removed once they are more
 than half. So the outbox has at most about twice as many places as messages, and a replacement takes constant time.
+Subjects above SUBJECTS_MAX are not remembered: their messages are queued like any other.
 """
 
-__all__ = ["Newest"]
+from typing import Final
+
+__all__ = ["SUBJECTS_MAX", "Newest"]
+
+SUBJECTS_MAX: Final = 1000  # about 150 KB
 
 
 class Newest:
@@ -13,16 +18,17 @@ class Newest:
     __slots__ = ("_empty", "_places")
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        self._places: dict[bytes, int] = {}
         self._empty = 0
 
-    def put(self, outbox: list[bytes], subject: str, message: bytes) -> int:
+    def put(self, outbox: list[bytes], subject: bytes, message: bytes) -> int:
         """Append a message, in place of the one with this subject; returns the size of that one, 0 = there is none."""
         place, removed = self._places.get(subject), 0
         if place is not None:
             removed, outbox[place] = len(outbox[place]), b""
             self._empty += 1
-        self._places[subject] = len(outbox)
+        if place is not None or len(self._places) < SUBJECTS_MAX:
+            self._places[subject] = len(outbox)
         outbox.append(message)
         if self._empty > len(outbox) // 2:
             self._compact(outbox)

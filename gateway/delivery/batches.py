@@ -18,7 +18,7 @@ from typing import Final
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.delivery_rules import DeliveryRules
 from snorky.gateway.delivery.hub import Channel, Groups, Hub, RosterEvent
-from snorky.gateway.delivery.write_queue import Batch, WriteQueue
+from snorky.gateway.delivery.write_queue import Batch, NewestMessages, WriteQueue
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import Encoding, Json, channel_of, encode_msgpack
@@ -74,7 +74,7 @@ class BatchEncoder:
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
 
-        subjects: Sequence[str | None] = ()
+        subjects: Sequence[bytes | None] = ()
         if self._rules and selector is None and event is None:
             subject_of = self._rules.subject_of(channel.key)
             subjects = () if subject_of is None else [subject_of(value) for value in values]
@@ -114,7 +114,7 @@ class BatchEncoder:
         render: Callable[[Dialect], list[bytes]],
         selector: Selector | None = None,
         event: RosterEvent | None = None,
-        subjects: Sequence[str | None] = (),
+        subjects: Sequence[bytes | None] = (),
     ) -> None:
         """Queue a pass per dialect. render: called once per encoding and foreign rendering; returns the messages.
 
@@ -151,7 +151,7 @@ class BatchEncoder:
                 connections = _hold(channel.held, connections, data, 0 if event is None else event.version)
             batch = Batch(groups, dialect, connections, data, self._hub.joined)
             if len(subjects) == len(frames):
-                batch.parts = [*zip(subjects, frames, strict=True)]
+                batch.newest = NewestMessages.of(subjects, frames)
             self._write_queue.line_up(batch)
         if deliveries:
             self._metrics.deliveries.inc(deliveries)

@@ -168,6 +168,7 @@ class Channels:
         if key not in self._hub and self._roster_sync is not None:
             self._roster_sync.forget(key)
         if key not in self._hub and not self._fanout.is_listened(key):
+            self._fanout.intervals.forget(key)
             if self._repair is not None:
                 self._repair.forget(key)
             self._broker.unsubscribe(key)

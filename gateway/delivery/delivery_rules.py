@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final
 
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
@@ -34,21 +35,26 @@ class DeliveryRules:
         """Return the least time between two writes to a channel; 0 = none."""
         return self._find(key).flush_ms / 1000 if self._rules else 0.0
 
-    def subject_of(self, key: str) -> Callable[[Json], str | None] | None:
-        """Return a function of a channel's messages: what a message is about; None = it replaces no other message.
+    def subject_of(self, key: str) -> Callable[[Json], bytes | None] | None:
+        """Return a function of a channel's messages: a hash of what a message is about; None = it replaces no other.
 
-        None instead of a function = the channel has no `conflate`.
+        None instead of a function = the channel has no `conflate`. Subjects of different channels differ.
         """
         conflate = self._find(key).conflate if self._rules else ""
         if not conflate:
             return None
-        prefix = f"{key}\0"
+        prefix = key.encode("utf-8", "surrogatepass") + b"\0"
         if conflate == "*":
-            return lambda _message: prefix
+            whole = _hash(prefix)
+            return lambda _message: whole
 
-        def subject(message: Json) -> str | None:
+        def subject(message: Json) -> bytes | None:
             value = message.get(conflate) if isinstance(message, dict) else None
-            return f"{prefix}{value!r}" if isinstance(value, str | int | float) else None
+            if not isinstance(value, str | int | float):
+                return None
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # the same number of JSON
+            return _hash(prefix + repr(value).encode("utf-8", "surrogatepass"))
 
         return subject
 
@@ -60,6 +66,10 @@ class DeliveryRules:
         service, _, name = key.partition(":")
         rules = self._rules.get(service)
         return _NOTHING if rules is None else rules.find(name)
+
+
+def _hash(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
 
 
 def _concerns_delivery(rule: ChannelRule) -> bool:

@@ -23,6 +23,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
 from snorky.gateway.delivery.delivery_rules import DeliveryRules
+from snorky.gateway.delivery.flush_intervals import FlushIntervals
 from snorky.gateway.delivery.hub import Channel, Hub, RosterEvent
 from snorky.gateway.delivery.write_queue import CHUNK, Source, WriteQueue
 from snorky.gateway.errors import InvalidMessage
@@ -103,6 +104,8 @@ class Fanout:
         self._payload_max_bytes = payload_max_bytes
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
         self.rules = DeliveryRules()
+        self.intervals = FlushIntervals(self.rules, self.deliver)
+        metrics.delayed_bytes.set_function(lambda: self.intervals.total_bytes)
         self._write_queue = WriteQueue(
             source, chunk=chunk, on_done=self._on_done, on_conflated=metrics.conflated_deliveries.inc
         )
@@ -117,8 +120,13 @@ class Fanout:
         self._complained_s = -COMPLAIN_EVERY_S
 
     def expect(self, key: str, payload: bytes) -> None:
-        """Measure the time until this publication of our own is written to its clients; one at a time is measured."""
+        """Measure the time until this publication of our own is written to its clients; one at a time is measured.
+
+        Not on channels with `flush_ms`, whose publications wait on purpose.
+        """
         now_s = perf_counter()
+        if self.rules.interval_s(key):
+            return
         if self._probe is None or now_s - self._probe[2] > 10.0:  # it was lost, or has no subscribers here
             self._probe = (key, payload, now_s)
 
@@ -180,6 +188,7 @@ class Fanout:
 
     def stop(self) -> None:
         """Discard the deliveries in progress."""
+        self.intervals.drain()
         self._write_queue.stop()
 
     def _begin(self) -> None:

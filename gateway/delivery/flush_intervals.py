@@ -3,8 +3,9 @@
 Rules:
 - The first publication is delivered at once. For `flush_ms` after each delivery the channel's publications wait;
   then all that wait are delivered as those of one read, which is one write for each client.
-- A publication waits before anything looks at it, so it is as if Redis had been slower: order, positions and repairs
-  are the same.
+- A publication waits before anything looks at it, so order and positions are the same. Whoever compares positions with
+  a history calls `release` first: what waits is not missing.
+- Intervals that end in one iteration of the event loop are one delivery, so that its chunks hold.
 - Publications that wait are bounded in bytes, for each channel and for the node. What exceeds a bound is delivered at
   once, after those of its channel that wait: the interval becomes shorter, and nothing is lost.
 - A node that drains delays nothing. Changed rules apply from a channel's next interval on.
@@ -14,7 +15,9 @@ Rules:
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
+
+import structlog
 
 from snorky.gateway.delivery.delivery_rules import DeliveryRules
 
@@ -25,6 +28,17 @@ NODE_MAX_BYTES: Final = 16 * 1024 * 1024  # of all
 OVERHEAD_BYTES: Final = 64  # of a list's entry and the object
 
 Batch = Mapping[str, Sequence[bytes]]
+_log = structlog.get_logger("snorky.fanout")
+
+
+class Loop(Protocol):
+    """What this needs of an event loop."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """See asyncio."""
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        """See asyncio."""
 
 
 @dataclass(slots=True)
@@ -34,23 +48,18 @@ class _Waiting:
     size: int = 0
 
 
-def _call_later(delay_s: float, callback: Callable[[str], None], key: str) -> asyncio.TimerHandle:
-    return asyncio.get_running_loop().call_later(delay_s, callback, key)
-
-
 class FlushIntervals:
-    """Passes publications on to `deliver`, at most once in each channel's interval. Keys: SERVICE:NAME."""
+    """Passes publications on to `deliver`, at most once in each channel's interval. Keys: SERVICE:NAME.
 
-    def __init__(
-        self,
-        rules: DeliveryRules,
-        deliver: Callable[[Batch], None],
-        call_later: Callable[[float, Callable[[str], None], str], asyncio.TimerHandle] = _call_later,
-    ) -> None:
+    loop: None = the running one.
+    """
+
+    def __init__(self, rules: DeliveryRules, deliver: Callable[[Batch], None], loop: Loop | None = None) -> None:
         self._rules = rules
         self._deliver = deliver
-        self._call_later = call_later
+        self._loop = loop
         self._waiting: dict[str, _Waiting] = {}
+        self._due: list[tuple[str, _Waiting]] = []  # whose interval has ended in this iteration of the loop
         self.total_bytes = 0  # of all publications that wait
         self._is_draining = False
 
@@ -65,15 +74,28 @@ class FlushIntervals:
             if waiting is None:
                 now[key] = payloads
                 self._begin(key)
-            else:
-                size = sum(map(len, payloads)) + OVERHEAD_BYTES * len(payloads)
-                waiting.payloads += payloads
-                waiting.size += size
-                self.total_bytes += size
-                if waiting.size > CHANNEL_MAX_BYTES or self.total_bytes > NODE_MAX_BYTES:
-                    now[key] = self._emptied(waiting)
+                continue
+            size = sum(map(len, payloads)) + OVERHEAD_BYTES * len(payloads)
+            waiting.payloads += payloads
+            waiting.size += size
+            self.total_bytes += size
+            if waiting.size > CHANNEL_MAX_BYTES or self.total_bytes > NODE_MAX_BYTES:
+                now[key] = self._emptied(waiting)
         if now:
             self._deliver(now)
+
+    def release(self, key: str) -> None:
+        """Deliver what waits in a channel now."""
+        waiting = self._waiting.get(key)
+        if waiting is not None and waiting.payloads:
+            self._pass_on({key: self._emptied(waiting)})
+
+    def forget(self, key: str) -> None:
+        """Discard what waits in a channel that nobody subscribes to any more."""
+        waiting = self._waiting.pop(key, None)
+        if waiting is not None:
+            waiting.timer.cancel()
+            self._emptied(waiting)
 
     def drain(self) -> None:
         """Deliver everything that waits, and delay nothing from now on."""
@@ -81,20 +103,39 @@ class FlushIntervals:
         waiting, self._waiting = self._waiting, {}
         for each in waiting.values():
             each.timer.cancel()
-        if batch := {key: self._emptied(each) for key, each in waiting.items() if each.payloads}:
-            self._deliver(batch)
+        self._pass_on({key: self._emptied(each) for key, each in waiting.items() if each.payloads})
 
     def _begin(self, key: str) -> None:
         interval_s = 0.0 if self._is_draining else self._rules.interval_s(key)
         if interval_s:
-            self._waiting[key] = _Waiting(self._call_later(interval_s, self._end, key))
+            loop = self._loop or asyncio.get_running_loop()
+            self._waiting[key] = _Waiting(loop.call_later(interval_s, self._end, key))
 
     def _end(self, key: str) -> None:
-        """Deliver what waits at the end of a channel's interval; if there is something, another interval begins."""
-        waiting = self._waiting.pop(key)
-        if waiting.payloads:
-            self._begin(key)
-            self._deliver({key: self._emptied(waiting)})
+        """Note that a channel's interval has ended; the first in an iteration of the loop calls for the delivery."""
+        if not self._due:
+            (self._loop or asyncio.get_running_loop()).call_soon(self._deliver_due)
+        self._due.append((key, self._waiting[key]))
+
+    def _deliver_due(self) -> None:
+        """Deliver what waits in channels whose interval has ended; where there is something, another one begins."""
+        due, self._due = self._due, []
+        batch: dict[str, Sequence[bytes]] = {}
+        for key, waiting in due:
+            if self._waiting.get(key) is not waiting:  # forgotten since
+                continue
+            del self._waiting[key]
+            if waiting.payloads:
+                batch[key] = self._emptied(waiting)
+                self._begin(key)
+        self._pass_on(batch)
+
+    def _pass_on(self, batch: Batch) -> None:
+        try:
+            if batch:
+                self._deliver(batch)
+        except Exception as error:  # an error of a service must not stop a timer or a drain
+            _log.exception("publications not processed", error=repr(error))
 
     def _emptied(self, waiting: _Waiting) -> list[bytes]:
         payloads, waiting.payloads = waiting.payloads, []

@@ -14,7 +14,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -82,6 +82,7 @@ class GapRepair:
         self._replays: dict[tuple[str, Position, int], asyncio.Future[list[Publication] | None]] = {}  # in progress
         self._interruption = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.release: Callable[[str], object] = lambda _key: None  # set by the node: deliver what waits in a channel
 
     def __contains__(self, key: str) -> bool:
         return key in self._followed
@@ -208,6 +209,7 @@ class GapRepair:
 
     async def _fill(self, key: str, followed: _Followed) -> None:
         """Run a fill that begins after this call. Raises BrokerUnavailable: it takes too long."""
+        self.release(key)
         followed.order.want_fill()
         self._fill_if_wanted(key, followed)
         if followed.fill is None:
@@ -259,6 +261,7 @@ class GapRepair:
             if behind and not was_interrupted:
                 await self._is_interrupted_within(self._compare_grace_s)
             for key, (followed, top) in behind.items():
+                self.release(key)
                 if not followed.order.agrees(top):
                     followed.order.want_fill()
                     self._fill_if_wanted(key, followed)

@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -23,7 +23,7 @@ from snorky.gateway.delivery.hub import Groups
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["CHUNK", "Batch", "Source", "WriteQueue"]
+__all__ = ["CHUNK", "Batch", "NewestMessages", "Source", "WriteQueue"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
 
@@ -41,11 +41,33 @@ class Source(Protocol):
 
 
 @dataclass(slots=True)
+class NewestMessages:
+    """The newest messages of a batch, one a subject, in their order. superseded: how many others the batch has.
+
+    messages: with their subjects; None = it is about no subject.
+    """
+
+    messages: list[tuple[bytes | None, bytes]]
+    superseded: int
+
+    @classmethod
+    def of(cls, subjects: Sequence[bytes | None], frames: Sequence[bytes]) -> "NewestMessages":
+        """Find the newest. frames: of all messages of a batch; subjects: of each."""
+        last = {subject: place for place, subject in enumerate(subjects) if subject is not None}
+        messages = [
+            (subject, frame)
+            for place, (subject, frame) in enumerate(zip(subjects, frames, strict=True))
+            if subject is None or last[subject] == place
+        ]
+        return cls(messages, len(frames) - len(messages))
+
+
+@dataclass(slots=True)
 class Batch:
     """One piece of bytes to write to connections of one group of a channel.
 
-    joined: the number of the latest subscription when the pass was queued. parts: the same bytes by messages, each with
-    its subject (see `Connection.hold_newest`), if the channel has `conflate`.
+    joined: the number of the latest subscription when the pass was queued. newest: of a channel with `conflate`, what
+    clients that do not read get instead.
     """
 
     groups: Groups
@@ -53,7 +75,7 @@ class Batch:
     connections: tuple[Connection, ...]
     data: bytes
     joined: int
-    parts: list[tuple[str | None, bytes]] | None = None
+    newest: NewestMessages | None = None
     done: int = 0  # how many of the connections have been written to
 
 
@@ -105,6 +127,11 @@ class WriteQueue:
         passes = self._passes
         while passes and budget > 0:
             current = passes[0]
+            if current.newest is not None:
+                budget -= self._write_newest(current, current.newest, budget)
+                if current.done >= len(current.connections):
+                    passes.popleft()
+                continue
             data = current.data
             connections = current.connections
             if was_paused or len(connections) > budget:
@@ -112,14 +139,12 @@ class WriteQueue:
                 connections = connections[current.done : current.done + budget]
                 connections = tuple(each for each in connections if 0 < group.get(each, 0) <= joined)
                 current.done += budget
-            budget -= len(connections)
-            if current.parts is not None:
-                connections = self._conflate(connections, current.parts)
             for connection in connections:
                 try:  # costs nothing unless it raises
                     connection.write(data)
                 except Exception:  # an error of one transport must not block the other connections
                     self._give_up(connection)
+            budget -= len(connections)
             if not current.done or current.done >= len(current.connections):
                 passes.popleft()
         if passes:
@@ -131,13 +156,29 @@ class WriteQueue:
             self._source.resume()
         self._on_done()
 
-    def _conflate(
-        self, connections: tuple[Connection, ...], parts: list[tuple[str | None, bytes]]
-    ) -> tuple[Connection, ...]:
-        """Queue messages for clients that do not read, in place of older ones; returns the other connections."""
-        behind = [each for each in connections if each.is_behind]
-        self._on_conflated(sum(each.hold_newest(parts) for each in behind))
-        return tuple(each for each in connections if not each.is_behind) if behind else connections
+    def _write_newest(self, batch: Batch, newest: NewestMessages, budget: int) -> int:
+        """Write a batch of a channel with `conflate`, until the budget is spent; returns the number of writes.
+
+        A client that does not read gets only the newest messages, in place of those that wait for it.
+        """
+        group, connections = batch.groups.get(batch.dialect, {}), batch.connections
+        spent = replaced = 0
+        while batch.done < len(connections) and spent < budget:
+            connection = connections[batch.done]
+            batch.done += 1
+            spent += 1
+            if not 0 < group.get(connection, 0) <= batch.joined:
+                continue
+            try:
+                if connection.is_behind:
+                    spent += len(newest.messages)
+                    replaced += newest.superseded + connection.hold_newest(newest.messages)
+                else:
+                    connection.write(batch.data)
+            except Exception:  # as in `_run`
+                self._give_up(connection)
+        self._on_conflated(replaced)
+        return spent
 
     @staticmethod
     def _give_up(connection: Connection) -> None:

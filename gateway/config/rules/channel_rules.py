@@ -31,7 +31,7 @@ Seconds = Annotated[float, Meta(gt=0, le=2_592_000)]
 Bytes = Annotated[int, Meta(ge=0, le=16_777_216)]
 Rate = Annotated[float, Meta(ge=0)]
 Field = Annotated[str, Meta(max_length=255)]
-Milliseconds = Annotated[int, Meta(ge=0, le=10_000)]
+Milliseconds = Annotated[int, Meta(ge=0, le=1000)]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

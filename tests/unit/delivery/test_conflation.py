@@ -1,20 +1,23 @@
 """`conflate` of a channel rule: slow clients get the newest message of each subject, and stay connected."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from snorky.gateway import Limits
 from snorky.gateway.config.rules.channel_rules import Rules
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.delivery_rules import DeliveryRules
+from snorky.gateway.delivery.write_queue import Batch, NewestMessages, WriteQueue
 from snorky.gateway.protocol.codec import encode_json
 from snorky.services.pubsub import PubSubService
 from tests.support.clients.raw_ws import RawClient
-from tests.support.fakes.fake_wire import House, house, read_nothing, until
+from tests.support.fakes.fake_wire import JSON, House, house, read_nothing, until
 from tests.support.fakes.memory_cluster import town
+from tests.support.scenarios.fan_out_rig import Source
 from tests.support.scenarios.pubsub_calls import ask
 from tests.support.scenarios.pubsub_rules import ask as ask_kept
 from tests.support.scenarios.pubsub_rules import publish
@@ -40,6 +43,8 @@ def price(number: int, symbol: Any, size: int = 0) -> dict[str, Any]:
         ({"symbol": 1}, {"symbol": 1}, True),
         ({"symbol": 1}, {"symbol": "1"}, False),
         ({"symbol": 1}, {"symbol": True}, False),
+        ({"symbol": 1}, {"symbol": 1.0}, True),
+        ({"symbol": 1}, {"symbol": 1.5}, False),
     ],
 )
 def test_messages_are_about_the_value_of_the_field(one: Any, other: Any, are_same: bool) -> None:
@@ -102,6 +107,67 @@ async def test_a_client_that_does_not_read_gets_the_newest_of_each_subject() -> 
             ("C", 99),
         ]
         assert not client.connection.is_closed
+
+
+async def test_messages_of_one_read_are_reduced_before_they_are_queued() -> None:
+    async with house(PubSubService(channels=RULES), limits=SMALL) as built:
+        client = built.client()
+        await ask(client, "subscribe", channel="prices")
+        wire = read_nothing(client)
+        client.connection.pause()
+        wire.writes.clear()
+        wire.connection = None
+        read = [encode_json(price(number, symbol)) for number in range(100) for symbol in ("A", "B", None)]
+        built.broker.bring(*(("pubsub:prices", each) for each in read))
+        assert built.sample("snorky_conflated_deliveries_total") == 2 * 99
+        client.connection.resume()
+        numbers = [(each["message"]["symbol"], each["message"]["number"]) for each in client.messages]
+        assert [number for symbol, number in numbers if symbol is None] == list(range(100))
+        assert numbers[-3:] == [("A", 99), ("B", 99), (None, 99)]
+        assert len(numbers) == 102
+
+
+async def test_clients_that_do_not_read_share_the_chunks_of_the_loop() -> None:
+    """A client that is behind costs as many writes as it has messages."""
+    queue = WriteQueue(Source(), chunk=1000, on_done=lambda: None)
+    held: list[int] = []
+
+    class Behind:
+        is_behind = True
+
+        def hold_newest(self, messages: Sequence[Any]) -> int:
+            held.append(len(messages))
+            return 0
+
+    connections: Any = tuple(Behind() for _ in range(100))
+    batch = Batch({JSON: dict.fromkeys(connections, 1)}, JSON, connections, b"", 1)
+    batch.newest = NewestMessages.of([b"%d" % number for number in range(99)], [b""] * 99)
+    queue.line_up(batch)
+    queue.run()
+    assert held == [99] * 10
+    await until(lambda: queue.is_idle)
+    assert held == [99] * 100
+
+
+@pytest.mark.parametrize("failing", ["close", "buffered_bytes"])
+async def test_a_broken_transport_of_a_slow_client_disturbs_no_other(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(PubSubService(channels=RULES), limits=SMALL) as built:
+        clients = [built.client() for _ in range(3)]
+        for client in clients:
+            await ask(client, "subscribe", channel="prices")
+        read_nothing(clients[1])
+        clients[1].connection.pause()
+
+        def fail(*_: Any) -> int:
+            raise OSError
+
+        monkeypatch.setattr(clients[1].wire, failing, fail)
+        with capture_logs():
+            built.broker.bring(("pubsub:prices", encode_json(price(1, "A", 200_000))))
+            built.broker.bring(("pubsub:prices", encode_json(price(2, "A"))))
+            await until(lambda: [len(each.messages) for each in (clients[0], clients[2])] == [3, 3])
 
 
 async def test_too_many_subjects_close_a_slow_client() -> None:

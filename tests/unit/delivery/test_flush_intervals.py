@@ -1,6 +1,5 @@
 """`flush_ms` of a channel rule: at most one delivery in an interval, in order, bounded, nothing lost."""
 
-import asyncio
 import heapq
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from snorky.gateway import Service
 from snorky.gateway.config.rules.channel_rules import Rules
@@ -16,8 +16,8 @@ from snorky.gateway.delivery import flush_intervals
 from snorky.gateway.delivery.delivery_rules import DeliveryRules
 from snorky.gateway.delivery.flush_intervals import FlushIntervals
 from snorky.services.pubsub import PubSubService
-from tests.support.fakes.fake_wire import house, until
-from tests.support.fakes.memory_cluster import town
+from tests.support.fakes.fake_wire import house, settle, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
 from tests.support.scenarios.pubsub_calls import ask, notifications
 from tests.support.scenarios.pubsub_rules import ask as ask_kept
 from tests.support.scenarios.pubsub_rules import publish, texts
@@ -33,24 +33,28 @@ class Clock:
     def __init__(self) -> None:
         self.now_s = 0.0
         self.timers: list[tuple[float, int, Any]] = []
+        self.numbers = itertools.count()
 
-    def call_later(self, delay_s: float, callback: Callable[[str], None], key: str) -> Any:
-        timer = Timer(callback, key)
-        heapq.heappush(self.timers, (self.now_s + delay_s, id(timer), timer))
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Any:
+        timer = Timer(callback, args)
+        heapq.heappush(self.timers, (self.now_s + delay, next(self.numbers), timer))
         return timer
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Any:
+        return self.call_later(0.0, callback, *args)
 
     def advance(self, by_s: float) -> None:
         until_s = self.now_s + by_s
         while self.timers and self.timers[0][0] <= until_s:
             self.now_s, _, timer = heapq.heappop(self.timers)
             if not timer.is_cancelled:
-                timer.callback(timer.key)
+                timer.callback(*timer.args)
         self.now_s = until_s
 
 
 class Timer:
-    def __init__(self, callback: Callable[[str], None], key: str) -> None:
-        self.callback, self.key, self.is_cancelled = callback, key, False
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.callback, self.args, self.is_cancelled = callback, args, False
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -64,11 +68,15 @@ class Rig:
         self.delivered: list[tuple[float, str, list[int]]] = []
         self.rules = DeliveryRules()
         self.rules.set_rules("pubsub", RULES)
-        self.intervals = FlushIntervals(self.rules, self._deliver, self.clock.call_later)
+        self.intervals = FlushIntervals(self.rules, self._deliver, self.clock)
         self.received: dict[str, list[int]] = {key: [] for key in INTERVAL_S}
-        self.count = 0
+        self.count = self.deliveries = 0
+        self.fault: Exception | None = None
 
     def _deliver(self, batch: Mapping[str, Sequence[bytes]]) -> None:
+        self.deliveries += 1
+        if self.fault is not None:
+            raise self.fault
         for key, payloads in batch.items():
             self.delivered.append((self.clock.now_s, key, [int(each) for each in payloads]))
 
@@ -173,6 +181,48 @@ def test_a_node_that_drains_delays_nothing() -> None:
     assert {at_s for at_s, _ in rig.got(SLOW)} == {0.0}
 
 
+def test_intervals_that_end_at_the_same_time_are_one_delivery() -> None:
+    rig = Rig()
+    keys = [f"pubsub:slow{number}" for number in range(5)]
+    rig.rules.set_rules("pubsub", Rules.read([{"match": "slow*", "flush_ms": 1000}]))
+    for key in (*keys, *keys):
+        rig.received[key] = []
+        rig.receive(key)
+    before = rig.deliveries
+    rig.clock.advance(1.0)
+    assert [len(rig.got(key)) for key in keys] == [2] * 5
+    assert rig.deliveries == before + 1
+
+
+def test_what_waits_in_a_channel_can_be_released_or_forgotten() -> None:
+    rig = Rig()
+    rig.receive(SLOW, FAST)
+    rig.receive(SLOW, FAST)
+    rig.intervals.release(SLOW)
+    assert rig.numbers(SLOW) == [1, 3]
+    rig.intervals.forget(FAST)
+    rig.intervals.forget("pubsub:other")
+    assert rig.intervals.total_bytes == 0
+    rig.receive(FAST)  # the channel begins again
+    rig.clock.advance(1.0)
+    assert rig.numbers(FAST) == [2, 5]
+
+
+def test_an_error_of_a_delivery_ends_neither_the_next_interval_nor_a_drain() -> None:
+    rig = Rig()
+    rig.receive(SLOW)
+    rig.receive(SLOW)
+    rig.fault = OSError()
+    with capture_logs() as logs:
+        rig.clock.advance(1.0)
+        rig.receive(SLOW)
+        rig.intervals.drain()
+    assert [each["event"] for each in logs] == ["publications not processed"] * 2
+    rig.fault = None
+    rig.receive(SLOW)
+    assert rig.numbers(SLOW) == [1, 4]
+
+
 def test_rules_apply_from_the_next_interval_on() -> None:
     rig = Rig()
     rig.receive(SLOW)
@@ -217,7 +267,7 @@ async def test_who_subscribes_meanwhile_gets_what_waits_once() -> None:
 
 
 async def test_a_node_delivers_what_waits_when_it_begins_to_drain() -> None:
-    async with house(PubSubService(channels=[{"match": "ticks", "flush_ms": 10_000}])) as built:
+    async with house(PubSubService(channels=[{"match": "ticks", "flush_ms": 1000}])) as built:
         client, publisher = built.client(), built.client()
         await ask(client, "subscribe", channel="ticks")
         for number in range(3):
@@ -225,6 +275,71 @@ async def test_a_node_delivers_what_waits_when_it_begins_to_drain() -> None:
         await until(lambda: built.sample("snorky_delayed_bytes"))
         assert len(notifications(client)) == 1
         built.node.begin_drain()
-        async with asyncio.timeout(5):
-            await until(lambda: len(notifications(client)) == 3)
+        await settle()
+        assert len(notifications(client)) == 3
         assert built.sample("snorky_delayed_bytes") == 0
+
+
+KEPT = "pubsub:kept:a"
+MISSED = 50  # more than the history has, so that a repair would find a gap
+
+
+def few() -> list[Service]:
+    return [PubSubService(channels=[{"match": "kept:a", "history": 10, "flush_ms": 1000}])]
+
+
+async def waiting_publications(nodes: Town) -> Resident:
+    """Return a client of node 0 with positions that has one publication, while MISSED others wait there."""
+    client, publisher = nodes.client(0), nodes.client(1)
+    await ask_kept(client, "subscribe", recover=True)
+    await publish(publisher, 0)
+    await client.notified(1)
+    await publish(publisher, *range(1, 1 + MISSED))
+    await until(lambda: len(nodes.nodes[0]._fanout.intervals._waiting[KEPT].payloads) == MISSED)
+    return client
+
+
+async def has_all(client: Resident, nodes: Town) -> None:
+    assert [each.get("message") for each in await client.notified(1 + MISSED)] == list(range(1 + MISSED))
+    assert not nodes.nodes[0].metrics.registry.get_sample_value("snorky_history_unrecoverable_gaps_total")
+
+
+async def test_an_interruption_repairs_nothing_that_waits() -> None:
+    async with town(2, few) as nodes:
+        client = await waiting_publications(nodes)
+        nodes.nodes[0].on_interrupted()
+        await has_all(client, nodes)
+
+
+async def test_a_comparison_with_the_history_repairs_nothing_that_waits() -> None:
+    async with town(2, few, compare_every_s=0.1) as nodes:
+        nodes.nodes[0]._repair._compare_grace_s = 0.1  # type: ignore[union-attr]
+        await has_all(await waiting_publications(nodes), nodes)
+
+
+async def test_a_client_that_is_ahead_of_what_waits_causes_no_gap() -> None:
+    async with town(2, few) as nodes:
+        ahead = nodes.client(1)
+        await ask_kept(ahead, "subscribe", recover=True)
+        client = await waiting_publications(nodes)
+        nodes.nodes[1]._fanout.intervals.release(KEPT)
+        last = (await ahead.notified(1 + MISSED))[-1]["position"]
+        reply = await ask_kept(nodes.client(0), "subscribe", recover=last)
+        assert (reply["recovered"], reply["messages"]) == (True, [])
+        await has_all(client, nodes)
+
+
+async def test_what_waits_when_the_last_subscriber_leaves_reaches_no_later_one() -> None:
+    async with house(PubSubService(channels=[{"match": "ticks", "flush_ms": 1000}])) as built:
+        client, publisher = built.client(), built.client()
+        await ask(client, "subscribe", channel="ticks")
+        for number in range(3):
+            await ask(publisher, "publish", channel="ticks", message=number)
+        await until(lambda: built.sample("snorky_delayed_bytes"))
+        await ask(client, "unsubscribe", channel="ticks")
+        assert built.sample("snorky_delayed_bytes") == 0
+        later = built.client()
+        await ask(later, "subscribe", channel="ticks")
+        await ask(publisher, "publish", channel="ticks", message="new")
+        await until(lambda: notifications(later))
+        assert [each["message"] for each in notifications(later)] == ["new"]
