@@ -110,6 +110,8 @@ async def test_a_client_that_does_not_read_gets_the_newest_of_each_subject() -> 
 
 
 async def test_messages_of_one_read_are_reduced_before_they_are_queued() -> None:
+    reduced = NewestMessages.of([b"A", None, b"A"], [b"1", b"2", b"3"])
+    assert (reduced.messages, reduced.superseded) == ([(None, b"2"), (b"A", b"3")], 1)
     async with house(PubSubService(channels=RULES), limits=SMALL) as built:
         client = built.client()
         await ask(client, "subscribe", channel="prices")
