@@ -15,7 +15,6 @@ import hashlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -150,13 +149,20 @@ class HistoryAppender(Publisher):
         return self._queue(self._script(key, [(payload, b"")], None, once))
 
     def _script(
-        self, key: str, publications: Sequence[tuple[bytes, bytes]], history: History | None, once: str | None
+        self,
+        key: str,
+        publications: Sequence[tuple[bytes, bytes]],
+        history: History | None,
+        once: str | None,
+        heads: str = "",
     ) -> bytes:
         """Build a call of the script.
 
         publications: at least one; each a payload, and the rest of its header. history: None = they get no positions.
+        heads: 8 random digits for the tag of each; "" = of the only one, whose answer has the whole tag.
         """
-        (payload, rest), *further = publications
+        payload, *further = [each for each, _ in publications]
+        rests = [rest for _, rest in publications]
         # only nodes may publish positions, or attributes
         is_bare = history is None and payload[:1] != MARK
         name = (channel_name if is_bare else node_channel_name)(self._prefix, key)
@@ -172,14 +178,19 @@ class HistoryAppender(Publisher):
             once_key(self._prefix, key, once),
             name,
             payload,
-            secrets.token_hex(16).encode() + rest,
+            (secrets.token_hex(12) + (heads or secrets.token_hex(4))).encode()
+            + (b"\n".join(rests) if any(rests) else b""),
             size,
             ttl_ms,
             _milliseconds(KEEP_S),
             _milliseconds(keep_s),
-            *chain.from_iterable(further),
+            *further,
             self._runs,
         )
+
+    def _script_of(self, batch: Batch) -> bytes:
+        batch.heads = secrets.token_hex(4 * len(batch.entries))
+        return self._script(batch.key, batch.publications, batch.history, None, batch.heads)
 
     def _end_batch(self, key: str) -> None:
         """Queue the call of an open batch, if there is one. Publications that were cancelled are not sent."""
@@ -194,7 +205,7 @@ class HistoryAppender(Publisher):
         elif batch.entries:
             self._batched += len(batch.entries) - 1
             batch.add_done_callback(lambda _: self._on_batch_ended(batch))
-            self._append(batch, self._script(key, batch.publications, batch.history, None))
+            self._append(batch, self._script_of(batch))
 
     def _drop_cancelled(self) -> None:
         """Build again the calls that have waited for a connection, without what was cancelled meanwhile."""
@@ -208,7 +219,7 @@ class HistoryAppender(Publisher):
             if not future.entries:
                 future.set_result("")
                 continue
-            new = self._script(future.key, future.publications, future.history, None)
+            new = self._script_of(future)
             self._pending_bytes += len(new) - len(data)
             self._waiting[place] = (future, new, due, answers)
 

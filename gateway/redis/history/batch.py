@@ -2,7 +2,8 @@
 
 Rules:
 - The call is executed once or not at all, so all publications of a batch have the same outcome.
-- They get consecutive positions, in the order of the calls of `append`.
+- They get consecutive positions, in the order of the calls of `append`. Their tags begin with 8 random digits that the
+  node sends for each, and all end with the same 8 digits, which the answer has.
 - The whole batch has one idempotency key. A publication with a key of its caller is never part of a batch.
 """
 
@@ -46,6 +47,7 @@ class Batch(asyncio.Future[str]):
         self.history = history
         self.entries: list[Entry] = []
         self.size = 0
+        self.heads = ""  # of the tags, in the call that was built last
 
     @property
     def publications(self) -> list[tuple[bytes, bytes]]:
@@ -65,17 +67,16 @@ class Batch(asyncio.Future[str]):
         return is_changed
 
     def spread(self, answer: str) -> None:
-        """Tell each publication its position. answer: EPOCH, last OFFSET and all tags. Raises ValueError."""
-        epoch, offset, tags = answer.split(":")
-        found = tags.split(" ")
-        last = Position.parse(f"{epoch}:{offset}:{found[-1]}")
-        if len(found) != len(self.entries):
+        """Tell each publication its position. answer: the position of the last one. Raises ValueError."""
+        last = Position.parse(answer)
+        heads = [self.heads[at : at + 8] for at in range(0, len(self.heads), 8)]
+        if len(heads) != len(self.entries) or last.tag[:-8] != heads[-1]:
             raise ValueError("not the positions of this batch")
         self.set_result(answer)
-        first = last.offset - len(found) + 1
-        for place, (entry, tag) in enumerate(zip(self.entries, found, strict=True), first):
+        tail, first = last.tag[-8:], last.offset - len(heads) + 1
+        for offset, (entry, head) in enumerate(zip(self.entries, heads, strict=True), first):
             if not entry.future.done():
-                entry.future.set_result(Position(epoch, place, tag))
+                entry.future.set_result(Position(last.epoch, offset, head + tail))
 
     def set_exception(self, error: type | BaseException) -> None:
         """Fail each publication at once: in a Cluster they are sent again in the order in which they fail."""

@@ -84,7 +84,7 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="attributes: size of a history",
         file="gateway/redis/history/lua/publish.lua",
-        old="    if ARGV[4] ~= '0' and number == last then\n",
+        old="    if size ~= '0' and number == last then\n",
         new="    if false then\n",
         argv=test(HISTORY, "test_entries_have_their_attributes and redis"),
     ),

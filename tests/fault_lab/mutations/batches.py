@@ -4,6 +4,11 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 
 __all__ = ["BATCH_MUTATIONS"]
 
+PUBLISH = "gateway/redis/history/lua/publish.lua"
+FUNCTION = "gateway/redis/history/lua/library/snorky_publish.lua"
+SEVERAL = "tests/contract/test_functions_several.py"
+CALLS = "clients/python/snorky/client/redis/calls.py"
+CLIENT = "clients/python/tests/test_client_publisher_calls.py"
 APPENDER = "gateway/redis/history/appender.py"
 BATCH = "gateway/redis/history/batch.py"
 CONTRACT = "tests/contract/test_history_batches.py"
@@ -55,7 +60,7 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="batches: a position for each publication",
         file=BATCH,
-        old="        if len(found) != len(self.entries):\n",
+        old="        if len(heads) != len(self.entries) or last.tag[:-8] != heads[-1]:\n",
         new="        if False:\n",
         argv=test(UNIT, "test_an_answer_that_is_not_of_the_batch_is_no_position_of_it"),
     ),
@@ -69,8 +74,8 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="batches: tags of later publications",  # equal tags would hide that a history has forked
         file="gateway/redis/history/lua/publish.lua",
-        old="  offset, previous, mixed = offset + 1, new, mix(mixed)\n",
-        new="  offset, previous = offset + 1, new\n",
+        old="  new = sub(heads, 25 + 8 * number, 32 + 8 * number) .. tail\n",
+        new="  new = sub(heads, 25, 32) .. tail\n",
         argv=test(CONTRACT, "test_one_call_publishes_what_one_turn_of_the_loop_publishes_to_a_channel and redis"),
     ),
     Mutation(
@@ -87,10 +92,94 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(UNIT, "test_publications_fail_in_the_order_of_their_calls"),
     ),
     Mutation(
-        guard="batches: of which one is left",
-        file=BATCH,
-        old='f"{epoch}:{offset}:{found[-1]}"',
-        new='f"{epoch}:{offset}:{answer}"',
+        guard="batches: of which one is left",  # its call has other digits than the one that was built before
+        file=APPENDER,
+        old="batch.heads = secrets",
+        new="batch.heads = batch.heads or secrets",
         argv=test(UNIT, "test_a_batch_of_which_one_is_left_gets_its_position"),
+    ),
+    Mutation(
+        guard="several payloads: keys",
+        file=PUBLISH,
+        old="if KEYS[4] then\n",
+        new="if false then\n",
+        argv=test(SEVERAL, "test_each_payload_has_a_key_of_its_own and redis"),
+    ),
+    Mutation(
+        guard="several payloads: keys without a history",
+        file=PUBLISH,
+        old="  for at = 3, #KEYS do\n",
+        new="  for at = 3, 3 do\n",
+        argv=test(SEVERAL, "test_without_a_history_each_is_delivered_once_per_key and redis"),
+    ),
+    Mutation(
+        guard="several payloads: a key that a call has twice",
+        file=FUNCTION,
+        old="    if once == '' or not firsts[once] then\n",
+        new="    if true then\n",
+        argv=test(SEVERAL, "test_a_key_that_a_call_has_twice_publishes_once and redis"),
+    ),
+    Mutation(
+        guard="several payloads: number",  # Redis executes nothing else meanwhile
+        file=FUNCTION,
+        old=" or count > PUBLICATIONS_MAX then",
+        new=" then",
+        argv=test(SEVERAL, "test_a_call_has_at_most_64_payloads and redis"),
+    ),
+    Mutation(
+        guard="several payloads: bytes",
+        file=FUNCTION,
+        old="    bytes = bytes + #payload\n",
+        new="    bytes = #payload\n",
+        argv=test(SEVERAL, "test_a_call_has_at_most_64_payloads and redis"),
+    ),
+    Mutation(
+        guard="several payloads: size of the history",
+        file=PUBLISH,
+        old="size == '0' or number < last then",
+        new="true then",
+        argv=test(SEVERAL, "test_a_call_keeps_as_many_as_the_rule_says and redis"),
+    ),
+    Mutation(
+        guard="calls: number",  # the function refuses more
+        file=CALLS,
+        old="len(self.publications) < CALL_MAX and",
+        new="",
+        argv=test(CLIENT, "test_calls_are_bounded_in_number_and_bytes"),
+    ),
+    Mutation(
+        guard="calls: bytes",
+        file=CALLS,
+        old=" and self.size + len(publication.payload) <= CALL_MAX_BYTES",
+        new="",
+        argv=test(CLIENT, "test_calls_are_bounded_in_number_and_bytes"),
+    ),
+    Mutation(
+        guard="calls: bytes in flight",
+        file=CALLS,
+        old=" or size + call.size > PIPELINE_MAX_BYTES)",
+        new=")",
+        argv=test(CLIENT, "test_what_is_in_flight_is_bounded_in_bytes"),
+    ),
+    Mutation(
+        guard="calls: function of an earlier version",
+        file=CALLS,
+        old="            refusal = refusal.of_several()\n",
+        new="            pass\n",
+        argv=test(CLIENT, "test_function_of_an_earlier_version_gets_each_message_by_a_call_of_its_own"),
+    ),
+    Mutation(
+        guard="calls: function of an earlier version, before the deadline",
+        file="clients/python/snorky/client/redis/batch.py",
+        old="return 0.0 if now_s + ATTEMPT_MIN_S < self.deadline_s else None  # at most",
+        new="return 0.0  # at most",
+        argv=test(CLIENT, "test_earlier_function_is_not_asked_again_after_the_deadline"),
+    ),
+    Mutation(
+        guard="calls: plain PUBLISH has one payload",
+        file="clients/python/snorky/client/publication.py",
+        old="return self.is_plain or self.is_single",
+        new="return self.is_single",
+        argv=test(CLIENT, "test_plain_publish_has_no_calls_with_several"),
     ),
 )

@@ -1,28 +1,33 @@
 #!lua
 -- Publish once, in order, and with a position if the channel has a history; perhaps several publications of one channel.
 -- `library_text.py` also builds the function snorky_publish from this text.
--- KEYS state, stream, and an idempotency key if there is one
--- ARGV channel, payload, entropy (32 hexadecimal digits) and the rest of the header, size (0 = any), ttl_ms (0 = no history), keep_ms: how much
---      longer than the stream the state lives, key_ttl_ms; for each further publication its payload and the rest of its
---      header; runs of servers, separated by blanks: this server's, then those of servers from which the slot may have
---      been migrated; absent: runs are not compared
+-- KEYS state, stream, and an idempotency key if there is one; or one for each of several publications, '' = none
+-- ARGV channel, payload, entropy (24 hexadecimal digits, and 8 for each publication) and the rest of the header (of
+--      several publications: their rests, separated by newlines; nothing if none has one), size (0 = any), ttl_ms (0 = no
+--      history), keep_ms: how much longer than the stream the state lives, key_ttl_ms, the payloads of further
+--      publications, runs of servers, separated by blanks: this server's, then those of servers from which the slot may
+--      have been migrated; '' = runs are not compared
 -- State: run of the server that wrote it; epoch, offset and tag of the last entry; marks: "MS:OFFSET ...", the offset
 -- reached at each time, from which expired offsets are computed; next_ms: when the next mark is due.
 -- An entry is OFFSET-0 with tag, predecessor's tag, payload, and attributes if the rest of the header has any, in this
--- order.
--- Returns EPOCH:OFFSET:TAG, or '' if the channel has no history. Of several publications: EPOCH, the last OFFSET, and all
--- tags, separated by blanks.
-if KEYS[3] then
+-- order. The tags of a call begin with the caller's digits for each publication, and all end with the same 8 digits.
+-- Returns EPOCH:OFFSET:TAG of the last publication, or '' if the channel has no history.
+if KEYS[3] and not KEYS[4] then -- who passes several has looked
   local before = redis.call('GET', KEYS[3])
   if before then
     return before
   end
 end
+local last = #ARGV - 8 -- number of the last publication; the first one has number 0
 if ARGV[5] == '0' then
-  if KEYS[3] then
-    redis.call('SET', KEYS[3], '', 'PX', ARGV[7])
+  for at = 3, #KEYS do
+    if KEYS[at] ~= '' then
+      redis.call('SET', KEYS[at], '', 'PX', ARGV[7])
+    end
   end
-  redis.call('PUBLISH', ARGV[1], ARGV[2])
+  for number = 0, last do
+    redis.call('PUBLISH', ARGV[1], ARGV[number == 0 and 2 or 7 + number])
+  end
   return ''
 end
 local time = redis.call('TIME')
@@ -30,8 +35,8 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'next_ms', 'marks', 'run')
 local epoch, offset, previous = state[1], tonumber(state[2] or '0'), state[3]
 local run, is_due = state[6], false
-local runs = #ARGV % 2 == 0 and ARGV[#ARGV]
-if runs then
+local runs = ARGV[#ARGV]
+if runs ~= '' then
   run = string.match(runs, '^%S*')
   is_due = state[6] ~= run
   if is_due and not (state[6] and state[6] ~= '' and string.find(runs, state[6], 1, true)) then
@@ -42,8 +47,9 @@ elseif not epoch then
   run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 end
 -- Not from math.random, which repeats the same sequence after every start of the server.
+local salt = time[1] + time[2]
 local function mix(number)
-  return (number * 69069 + time[2] + time[1]) % 4294967296
+  return (number * 69069 + salt) % 4294967296
 end
 if not epoch then
   epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)
@@ -52,33 +58,35 @@ if not epoch then
     redis.call('DEL', KEYS[2])
   end
 end
-local format, entropy = string.format, string.sub(ARGV[3], 25, 32)
-local new, mixed = previous, tonumber(string.sub(previous, -8), 16)
-local last = math.floor((#ARGV - 7) / 2) -- number of the last publication; the first one has number 0
-local tags, news = {}, {} -- all tags; and the messages to publish when the state is written
+local format, sub, call = string.format, string.sub, redis.call
+local stream, size, heads, header, new = KEYS[2], ARGV[4], ARGV[3], '\1931 ' .. epoch .. ':', previous
+local tail = format('%08x', mix(tonumber(sub(previous, -8), 16)))
+local payload, rest, rests = ARGV[2], sub(heads, 33 + 8 * last), nil
+if last > 0 and rest ~= '' then
+  rests = string.gmatch(rest .. '\n', '(.-)\n')
+  rest = rests()
+end
+local news = {} -- the messages to publish when the state is written
 for number = 0, last do
-  local payload, rest = ARGV[2], nil
-  if number == 0 then
-    rest = string.sub(ARGV[3], 33)
-  else
-    payload, rest = ARGV[6 + 2 * number], ARGV[7 + 2 * number]
+  if number > 0 then
+    payload = ARGV[7 + number]
+    rest = rests and rests() or ''
   end
-  offset, previous, mixed = offset + 1, new, mix(mixed)
-  new = entropy .. format('%08x', mixed)
-  local id = format('%d-0', offset)
+  offset, previous = offset + 1, new
+  new = sub(heads, 25 + 8 * number, 32 + 8 * number) .. tail
+  local id = format('%d', offset) -- means OFFSET-0
   local attributes = rest ~= '' and string.match(rest, '^ =(%S+)')
   if attributes then
-    redis.call('XADD', KEYS[2], id, 't', new, 'p', previous, 'd', payload, 'a', attributes)
-    if ARGV[4] ~= '0' and number == last then
-      redis.call('XTRIM', KEYS[2], 'MAXLEN', ARGV[4])
+    call('XADD', stream, id, 't', new, 'p', previous, 'd', payload, 'a', attributes)
+    if size ~= '0' and number == last then
+      call('XTRIM', stream, 'MAXLEN', size)
     end
-  elseif ARGV[4] == '0' or number < last then
-    redis.call('XADD', KEYS[2], id, 't', new, 'p', previous, 'd', payload)
+  elseif size == '0' or number < last then
+    call('XADD', stream, id, 't', new, 'p', previous, 'd', payload)
   else
-    redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], id, 't', new, 'p', previous, 'd', payload)
+    call('XADD', stream, 'MAXLEN', size, id, 't', new, 'p', previous, 'd', payload)
   end
-  tags[number + 1] = new
-  news[number + 1] = format('\1931 %s:%d:%s %s j%s\n', epoch, offset, new, previous, rest) .. payload
+  news[number + 1] = header .. id .. ':' .. new .. ' ' .. previous .. ' j' .. rest .. '\n' .. payload
 end
 local ttl_ms, next_ms = tonumber(ARGV[5]), tonumber(state[4] or '0')
 if not is_due and now_ms < next_ms and next_ms <= now_ms + ttl_ms then
@@ -102,8 +110,15 @@ else
   redis.call('PEXPIRE', KEYS[2], string.format('%d', ttl_ms + step_ms))
   redis.call('PEXPIRE', KEYS[1], string.format('%d', ttl_ms + step_ms + ARGV[6]))
 end
-local position = string.format('%s:%d:%s', epoch, offset, table.concat(tags, ' '))
-if KEYS[3] then
+local position = string.format('%s:%d:%s', epoch, offset, new)
+if KEYS[4] then
+  for number = 0, last do
+    if KEYS[3 + number] ~= '' then
+      local its = format('%s:%d:%s%s', epoch, offset - last + number, sub(heads, 25 + 8 * number, 32 + 8 * number), tail)
+      redis.call('SET', KEYS[3 + number], its, 'PX', ARGV[7])
+    end
+  end
+elseif KEYS[3] then
   redis.call('SET', KEYS[3], position, 'PX', ARGV[7])
 end
 for _, each in ipairs(news) do

@@ -74,13 +74,35 @@ def publish(appender: HistoryAppender, *payloads: bytes) -> "list[asyncio.Future
     return [appender.append("pubsub:a", payload, History(10, 60.0), None) for payload in payloads]
 
 
-async def test_an_answer_that_is_not_of_the_batch_is_no_position_of_it() -> None:
+def heads_of(words: list[bytes]) -> list[bytes]:
+    """Return the digits with which the tags of a call begin."""
+    digits = words[8][24:]
+    return [digits[at : at + 8] for at in range(0, len(digits), 8)]
+
+
+def answer_with(redis: ScriptedRedis, answer: bytes) -> None:
+    redis.send(b"$%d\r\n%b\r\n" % (len(answer), answer))
+
+
+async def test_the_answer_to_a_batch_tells_the_positions_of_all() -> None:
     async with ScriptedRedis() as redis, appending(redis) as appender:
         await accept(redis, appender)
         futures = publish(appender, b"1", b"2", b"3")
-        await redis.next(b"EVALSHA")
-        answer = b"epoch:7:tag1 tag2"
-        redis.send(b"$%d\r\n%b\r\n" % (len(answer), answer))
+        heads = heads_of(await redis.next(b"EVALSHA"))
+        assert len(set(heads)) == 3
+        answer_with(redis, b"epoch:7:%b89abcdef" % heads[2])
+        tags = [head.decode() + "89abcdef" for head in heads]
+        assert await asyncio.gather(*futures) == [Position("epoch", 5 + at, tag) for at, tag in enumerate(tags)]
+
+
+@pytest.mark.parametrize("tag", ["other", "first", "longer", "none"])
+async def test_an_answer_that_is_not_of_the_batch_is_no_position_of_it(tag: str) -> None:
+    async with ScriptedRedis() as redis, appending(redis) as appender:
+        await accept(redis, appender)
+        futures = publish(appender, b"1", b"2", b"3")
+        first, _, last = heads_of(await redis.next(b"EVALSHA"))
+        tags = {"other": b"x" * 16, "first": first + b"89abcdef", "longer": last + b"0123456789abcdef", "none": b""}
+        answer_with(redis, b"epoch:7:" + tags[tag])
         for future in futures:
             with pytest.raises(BrokerUnavailable) as unknown:
                 await future
@@ -103,9 +125,10 @@ async def test_what_is_cancelled_while_there_is_no_connection_is_not_sent() -> N
         words = await redis.next(b"EVALSHA")
         assert b"one" in words and b"three" in words
         assert not {b"two", b"four", b"five", b"six"} & set(words)
-        answer = b"epoch:2:tag1 tag2"
-        redis.send(b"$%d\r\n%b\r\n" % (len(answer), answer))
-        assert [await futures[0], await futures[2]] == [Position("epoch", 1, "tag1"), Position("epoch", 2, "tag2")]
+        heads = heads_of(words)
+        answer_with(redis, b"epoch:2:%b89abcdef" % heads[1])
+        tags = [head.decode() + "89abcdef" for head in heads]
+        assert [await futures[0], await futures[2]] == [Position("epoch", at, tag) for at, tag in enumerate(tags, 1)]
         await asyncio.sleep(0)
         assert appender._pending_count() == appender._pending_bytes == 0
 
@@ -155,6 +178,8 @@ async def test_a_batch_of_which_one_is_left_gets_its_position() -> None:
         await asyncio.sleep(0)
         cancelled.cancel()
         await accept(redis, appender)
-        assert b"cancelled" not in await redis.next(b"EVALSHA")
-        redis.send(b"$10\r\nepoch:1:t1\r\n")
-        assert await kept == Position("epoch", 1, "t1")
+        words = await redis.next(b"EVALSHA")
+        assert b"cancelled" not in words
+        (head,) = heads_of(words)
+        answer_with(redis, b"epoch:1:%b89abcdef" % head)
+        assert await kept == Position("epoch", 1, head.decode() + "89abcdef")

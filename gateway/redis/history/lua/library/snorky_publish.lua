@@ -1,12 +1,15 @@
 -- The function snorky_publish. `library_text.py` appends this file to the rules and the body of publish.lua.
 -- KEYS the channel, PREFIX:{SERVICE:NAME}    ARGV payload, JSON; optional: an idempotency key
--- Returns EPOCH:OFFSET:TAG, or '' if the channel's rule keeps no history. Clearly malformed arguments are rejected.
+--      or, for several publications: a payload and an idempotency key, '' = none, for each
+-- Returns EPOCH:OFFSET:TAG, or '' if the channel's rule keeps no history; of several publications a list of these.
+-- Clearly malformed arguments are rejected, and then nothing is published.
 -- A rule is size, ttl_ms and the literals of its pattern (gateway/config/rules/patterns.py): the parts between its
 -- asterisks, and the head before each of its placeholders, if any. Times and sizes are text, as in ARGV of publish.lua.
 local NONE = {'0', '0'}
 local NAME_MAX_BYTES = 256
 local ONCE_MAX_BYTES = 255
-local PAYLOAD_MAX_BYTES = 1048576 -- as PAYLOAD_MAX_BYTES of gateway/config/settings.py
+local PAYLOAD_MAX_BYTES = 1048576 -- as PAYLOAD_MAX_BYTES of gateway/config/limits.py; also of all payloads of a call
+local PUBLICATIONS_MAX = 64 -- of a call: Redis executes nothing else meanwhile
 
 local function refuse(why)
   return redis.error_reply('ERR snorky_publish: ' .. why)
@@ -122,10 +125,74 @@ local function obstacle(keys)
   return found
 end
 
+-- Checks the payloads and idempotency keys of a call; returns the error to answer with, or nil.
+local function mistake(args, count)
+  local bytes = 0
+  for number = 1, count do
+    local payload, once = args[2 * number - 1], args[2 * number]
+    local which = count > 1 and ' (publication ' .. number .. ' of the call)' or ''
+    if once and (#once > ONCE_MAX_BYTES or (once == '' and count == 1)) then
+      return refuse('an idempotency key takes 1 to 255 bytes' .. which)
+    end
+    bytes = bytes + #payload
+    if bytes > PAYLOAD_MAX_BYTES then
+      return refuse((count > 1 and 'the payloads of a call have ' or 'the payload has ') .. bytes .. ' bytes, more than '
+        .. PAYLOAD_MAX_BYTES .. ': publish a smaller payload, or a reference to it' .. which)
+    end
+    -- cjson accepts NaN and other invalid JSON; every node checks for that later. A first byte 193 would be a header.
+    if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then
+      return refuse('the payload is no JSON' .. which)
+    end
+  end
+end
+
+-- Returns the entropy of a call for publish.lua. The caller passes no random bytes. SALT differs with each loading, TIME
+-- with each call.
+local function entropy_of(count, name, payload)
+  local time = redis.call('TIME')
+  local digits = {redis.sha1hex(SALT .. time[1] .. ' ' .. time[2] .. name .. payload)}
+  for number = 2, math.ceil((24 + 8 * count) / 40) do
+    digits[number] = redis.sha1hex(digits[1] .. number)
+  end
+  return string.sub(table.concat(digits), 1, 24 + 8 * count)
+end
+
+-- Publishes several payloads, without those whose key was used before. onces: the key of each, '' = none. settings: as in
+-- ARGV of publish.lua, from the size on. Returns the answer of each.
+local function publish_several(name, own, onces, args, settings)
+  local answers, firsts, numbers = {}, {}, {} -- firsts: by key, the first that has it; numbers: of those to publish
+  for number, once in ipairs(onces) do
+    if once == '' or not firsts[once] then
+      firsts[once] = number
+      answers[number] = once ~= '' and redis.call('GET', once) or nil
+      numbers[#numbers + 1] = not answers[number] and number or nil
+    end
+  end
+  if #numbers > 0 then
+    local entropy = entropy_of(#numbers, name, args[2 * numbers[1] - 1])
+    local keys, words = {own[1], own[2]}, {name, args[2 * numbers[1] - 1], entropy, unpack(settings)}
+    for at, number in ipairs(numbers) do
+      keys[2 + at] = (#numbers > 1 or onces[number] ~= '') and onces[number] or nil
+      words[#words + 1] = at > 1 and args[2 * number - 1] or nil
+    end
+    words[#words + 1] = ''
+    local epoch, offset, tail = string.match(publish(keys, words), '^(.-):(%d+):%x+(%x%x%x%x%x%x%x%x)$')
+    for at, number in ipairs(numbers) do
+      local head = string.sub(entropy, 17 + 8 * at, 24 + 8 * at)
+      answers[number] = epoch and string.format('%s:%d:%s%s', epoch, offset - #numbers + at, head, tail) or ''
+    end
+  end
+  for number, once in ipairs(onces) do
+    answers[number] = answers[number] or answers[firsts[once]]
+  end
+  return answers
+end
+
 redis.register_function('snorky_publish', function(keys, args)
-  local payload, once = args[1], args[2]
-  if #keys ~= 1 or #args < 1 or #args > 2 then
-    return refuse('takes one key, a payload, and perhaps an idempotency key')
+  local count = #args > 2 and #args / 2 or 1
+  if #keys ~= 1 or #args < 1 or count % 1 ~= 0 or count > PUBLICATIONS_MAX then
+    return refuse('takes one key, a payload, and perhaps an idempotency key; or up to ' .. PUBLICATIONS_MAX
+      .. ' payloads, each followed by an idempotency key')
   end
   local prefix, service, name = string.match(keys[1], '^([^{}]+):{([a-z0-9_-]+):(.*)}$')
   if not prefix or #name > NAME_MAX_BYTES then
@@ -135,27 +202,25 @@ redis.register_function('snorky_publish', function(keys, args)
   if not text then
     return problem or refuse('no node with this prefix has been here')
   end
-  if once and (once == '' or #once > ONCE_MAX_BYTES) then
-    return refuse('an idempotency key takes 1 to 255 bytes')
+  local wrong = mistake(args, count)
+  if wrong then
+    return wrong
   end
-  if #payload > PAYLOAD_MAX_BYTES then
-    return refuse('the payload has ' .. #payload .. ' bytes, more than ' .. PAYLOAD_MAX_BYTES
-      .. ': publish a smaller payload, or a reference to it')
+  local own, onces = {keys[1] .. ':position', keys[1] .. ':history'}, {}
+  for number = 1, count do
+    local once = args[2 * number] or ''
+    onces[number] = once ~= '' and keys[1] .. ':once:given backend ' .. escaped(once) or ''
+    own[#own + 1] = once ~= '' and onces[number] or nil
   end
-  -- cjson accepts NaN and other invalid JSON; every node checks for that later. A first byte 193 would be a header.
-  if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then
-    return refuse('the payload is no JSON')
-  end
-  local own = {keys[1] .. ':position', keys[1] .. ':history', once and keys[1] .. ':once:given backend ' .. escaped(once) or nil}
   local met = IS_SHARDED and obstacle(own)
   if met then
     return met
   end
   local size, ttl_ms = most(decode(text), service, name)
-  local time = redis.call('TIME')
-  -- The caller passes no random bytes. SALT differs with each loading, TIME with each call.
-  local entropy = string.sub(redis.sha1hex(SALT .. time[1] .. ' ' .. time[2] .. keys[1] .. payload), 1, 32)
-  return publish(own, {keys[1], payload, entropy, size, ttl_ms, KEEP_MS, ONCE_MS})
+  if count > 1 then
+    return publish_several(keys[1], own, onces, args, {size, ttl_ms, KEEP_MS, ONCE_MS})
+  end
+  return publish(own, {keys[1], args[1], entropy_of(1, keys[1], args[1]), size, ttl_ms, KEEP_MS, ONCE_MS, ''})
 end)
 
 -- Identifies the loaded instance of the library, for `library_instance.py`. The first call after each load sets `born`.
