@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from scripted_server import Peer, ScriptedServer, Step
 
-__all__ = ["commands", "error", "redis_url", "replies", "reset_unread", "take", "text"]
+__all__ = ["array", "commands", "error", "redis_url", "replies", "reset_unread", "take", "text"]
 
 
 def redis_url(server: ScriptedServer) -> str:
@@ -21,6 +21,11 @@ def commands(server: ScriptedServer) -> list[list[str]]:
 def text(value: str) -> bytes:
     """Encode a bulk string."""
     return b"$%d\r\n%s\r\n" % (len(value.encode()), value.encode())
+
+
+def array(*parts: bytes) -> bytes:
+    """Encode a list of encoded values."""
+    return b"*%d\r\n" % len(parts) + b"".join(parts)
 
 
 def error(value: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from publishers import POSITION, publisher_of
-from scripted_redis import answer_each, commands, error, redis_url, replies, take, text
+from scripted_redis import answer_each, array, commands, error, redis_url, replies, take, text
 from scripted_server import ScriptedServer, hang_up
 
 from snorky.client import HistoryNotKept, Position, Publication, Publisher, PublishError, PublishManyError
@@ -42,7 +42,7 @@ def test_message_that_must_be_kept_and_is_not_raises_an_error_that_jobs_can_pick
 
 def test_one_of_many_that_must_be_kept_and_is_not_is_named() -> None:
     many = [Publication("news", number, require_history=number == 1) for number in range(3)]
-    with ScriptedServer([replies(*[text("")] * 3)]) as server, publisher_of(server) as publisher:
+    with ScriptedServer([replies(array(*[text("")] * 3))]) as server, publisher_of(server) as publisher:
         with pytest.raises(PublishManyError) as raised:
             publisher.publish_many(many)
     assert [type(error) for error in raised.value.errors.values()] == [HistoryNotKept]
@@ -132,7 +132,7 @@ def test_plain_publish_is_never_sent_twice() -> None:
 
 
 def test_many_go_out_together_and_what_has_no_answer_alone_is_sent_again() -> None:
-    messages = [Publication("news", number) for number in range(4)]
+    messages = [Publication(f"news {number}", number) for number in range(4)]
     first = [take(4), lambda peer: peer.sock.sendall(text("e:1:a") + text("e:2:b")), hang_up]
     with ScriptedServer(first, [replies(text("e:3:c"), text("e:4:d"))]) as server, publisher_of(server) as publisher:
         receipts = publisher.publish_many(messages)
@@ -144,7 +144,7 @@ def test_of_many_each_refused_one_is_told_and_the_others_have_receipts() -> None
     said = [text("e:1:a"), error("ERR no"), text("e:2:b")]
     with ScriptedServer([replies(*said)]) as server, publisher_of(server) as publisher:
         with pytest.raises(PublishManyError, match="1 of 3") as caught:
-            publisher.publish_many([Publication("news", 1), Publication("news", 2, key="k2"), Publication("news", 3)])
+            publisher.publish_many([Publication("a", 1), Publication("b", 2, key="k2"), Publication("c", 3)])
     assert [receipt is not None for receipt in caught.value.receipts] == [True, False, True]
     assert (caught.value.errors[1].code, caught.value.errors[1].key) == ("refused", "k2")
 
@@ -253,7 +253,7 @@ async def test_coroutines_publish_side_by_side() -> None:
         async with AsyncPublisher(redis_url(server)) as publisher:
             receipts = await asyncio.gather(*[publisher.publish("news", number) for number in range(100)])
             assert [receipt.position.tag for receipt in receipts if receipt.position] == list(map(str, range(100)))
-            assert len(await publisher.publish_many([Publication("news", 1), Publication("news", 2)])) == 2
+            assert len(await publisher.publish_many([Publication("a", 1), Publication("b", 2)])) == 2
 
 
 def test_value_that_is_no_json_is_refused_with_what_to_write() -> None:

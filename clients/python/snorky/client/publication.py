@@ -53,12 +53,16 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The meaning of a Redis error. is_passing: trying again may help. moved_to: in a Cluster, the right server."""
+    """The meaning of a Redis error. is_passing: trying again may help. moved_to: in a Cluster, the right server.
+
+    is_single: the function takes only one payload.
+    """
 
     text: str
     code: str
     is_passing: bool
     moved_to: tuple[str, int] | None = None
+    is_single: bool = False
 
     @classmethod
     def of(cls, text: str) -> "Refusal":
@@ -79,6 +83,12 @@ class Refusal:
         if text.startswith(_UNAVAILABLE):
             return cls(f"Redis cannot store it now: {text}", "unavailable", True)
         return cls(f"Redis refuses: {text}", "refused", False)
+
+    def of_several(self) -> "Refusal":
+        """Return what it means for a call with several payloads: an earlier version's function takes only one."""
+        if "snorky_publish: takes one key" not in self.text:
+            return self
+        return Refusal(f"The function is of an earlier version: {self.text}", "unavailable", True, is_single=True)
 
 
 _NOT_KEPT: Final = Refusal(
@@ -107,10 +117,16 @@ class Sending:
         self.refusal: Refusal | None = None  # of the last attempt
         self.is_sharded = False  # sent to a Redis Cluster
         self.is_plain = False  # sent by PUBLISH, without the function
+        self.is_single = False  # sent to a function that takes one payload only
         self.is_unknown = False  # an attempt was sent and had no valid reply
 
+    @property
+    def is_alone(self) -> bool:
+        """True if it needs a command of its own."""
+        return self.is_plain or self.is_single
+
     def command(self) -> tuple[str | bytes, ...]:
-        """Return the command that publishes."""
+        """Return the command that publishes it alone; further payloads and keys may follow."""
         if self.is_plain:
             return ("SPUBLISH" if self.is_sharded else "PUBLISH", self.name, self.payload)
         return ("FCALL", "snorky_publish", "1", self.name, self.payload, self.key)
@@ -152,6 +168,7 @@ class Sending:
     def refuse(self, refusal: Refusal) -> None:
         """Record that the last attempt was refused and had no effect."""
         self.refusal = refusal
+        self.is_single |= refusal.is_single
 
     def lose(self, text: str, *, was_sent: bool, is_final: bool = False) -> None:
         """Record that the last attempt had no reply. is_final: no other server can be tried.

@@ -59,6 +59,8 @@ class Batch:
             for each in plain:
                 each.is_plain = True
             return 0.0
+        if any(each.refusal is not None and each.refusal.is_single for each in pending):
+            return 0.0 if now_s + ATTEMPT_MIN_S < self.deadline_s else None  # at most once for each publication
         until_s = self._function_until_s if lacking else self.deadline_s
         self._failures += 1
         bound_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 10))

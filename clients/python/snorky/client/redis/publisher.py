@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from snorky.client.publication import Publication, Refusal, Sending
 from snorky.client.receipt import Receipt
 from snorky.client.redis.batch import Batch
+from snorky.client.redis.calls import Call, calls_of, pipelines
 from snorky.client.redis.cluster import Server
 from snorky.client.redis.pool import Pools
 from snorky.client.redis.versions import connection_of
@@ -24,7 +25,6 @@ __all__ = ["Publisher"]
 
 _FULL: Final = Refusal("Redis cannot accept it now: it has as many clients as its maxclients", "unavailable", True)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch  # the same check as on nodes
-PIPELINE_MAX: Final = 500  # publications in flight at once; Redis executes each in some 20 us
 
 
 class Publisher:
@@ -97,10 +97,11 @@ class Publisher:
     def publish_many(
         self, messages: Iterable[Publication], *, count: bool = False, timeout_s: float | None = None
     ) -> list[Receipt]:
-        """Publish messages, pipelined and in order; return their receipts. If one is invalid, none is sent.
+        """Publish messages, pipelined; return their receipts. If one is invalid, none is sent.
 
-        This is not a transaction: other publications may come in between, and if Redis refuses a message, those after
-        it are still published. Raises PublishManyError: some failed; ValueError, TypeError: as `publish`.
+        Those to one channel are published in order, up to 64 by one call of the function. This is not a transaction:
+        other publications may come in between, and if Redis refuses a call, other calls are still executed. Raises
+        PublishManyError: some failed; ValueError, TypeError: as `publish`.
         """
         batch = self._batch(messages, timeout_s)
         self._run(batch, count=count)
@@ -135,10 +136,9 @@ class Publisher:
                 sending.is_sharded = server.is_sharded
                 parts.setdefault((server, server.pool(sending.name)), []).append(sending)
             for (server, pool), part in parts.items():
-                for start in range(0, len(part), PIPELINE_MAX):
-                    sent = part[start : start + PIPELINE_MAX]
-                    is_final = server.is_fixed and self._is_refusal_final
-                    if not self._attempt(pool, sent, batch.deadline_s, count=count, is_refusal_final=is_final):
+                is_final = server.is_fixed and self._is_refusal_final
+                for calls in pipelines(calls_of(part)):
+                    if not self._attempt(pool, calls, batch.deadline_s, count=count, is_refusal_final=is_final):
                         server.lost(pool)
                         break
                 for sending in part:
@@ -147,11 +147,12 @@ class Publisher:
             wait_s = batch.wait_s(time.monotonic())
 
     def _attempt(
-        self, pool: Any, publications: Sequence[Sending], deadline_s: float, *, count: bool, is_refusal_final: bool
+        self, pool: Any, calls: Sequence[Call], deadline_s: float, *, count: bool, is_refusal_final: bool
     ) -> bool:
-        """Send publications once and record each outcome. Returns False if the connection was lost."""
+        """Send calls once and record the outcome of each publication. Returns False if the connection was lost."""
         from redis.exceptions import RedisError
 
+        publications = [publication for call in calls for publication in call.publications]
         for publication in publications:
             publication.begin()
         try:
@@ -168,7 +169,7 @@ class Publisher:
             return False
         is_done = False
         try:
-            _exchange(connection, publications, deadline_s, self.attempt_timeout_s, count=count)
+            _exchange(connection, calls, deadline_s, self.attempt_timeout_s, count=count)
             is_done = True
         except (RedisError, OSError) as error:
             refusal = _FULL if _is_full(error) else None
@@ -186,26 +187,26 @@ class Publisher:
 
 def _exchange(
     connection: Any,
-    publications: Sequence[Sending],
+    calls: Sequence[Call],
     deadline_s: float,
     attempt_timeout_s: float,
     *,
     count: bool,
 ) -> None:
-    """Send publications and record their replies. Raises RedisError, OSError: the remaining ones have no reply."""
+    """Send calls and record their replies. Raises RedisError, OSError: the remaining ones have no reply."""
     commands: list[tuple[str | bytes, ...]] = []
-    for publication in publications:
-        commands.append(publication.command())
+    for call in calls:
+        commands.append(call.command())
         if count:
-            commands += publication.count_commands()
+            commands += call.count_commands()
     connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    for publication in publications:
+    for call in calls:
         reply = _read(connection, deadline_s, attempt_timeout_s)
-        counted = [_read(connection, deadline_s, attempt_timeout_s) for _ in publication.count_commands() if count]
+        counted = [_read(connection, deadline_s, attempt_timeout_s) for _ in call.count_commands() if count]
         if isinstance(reply, Refusal):
-            publication.refuse(reply)
+            call.refuse(reply)
         else:
-            publication.take(reply, counted)
+            call.take(reply, counted)
 
 
 def _read(connection: Any, deadline_s: float, attempt_timeout_s: float) -> Any:
