@@ -161,13 +161,13 @@ class HistoryAppender(Publisher):
         publications: at least one; each a payload, and the rest of its header. history: None = they get no positions.
         heads: 8 random digits for the tag of each; "" = of the only one, whose answer has the whole tag.
         """
-        payload, *further = [each for each, _ in publications]
         rests = [rest for _, rest in publications]
         # only nodes may publish positions, or attributes
-        is_bare = history is None and payload[:1] != MARK
+        is_bare = history is None and publications[0][0][:1] != MARK
         name = (channel_name if is_bare else node_channel_name)(self._prefix, key)
         size, ttl_ms = (b"0", b"0") if history is None else (b"%d" % history.size, _milliseconds(history.ttl_s))
         keep_s = OWN_S if once is None else ONCE_S
+        entropy = (secrets.token_hex(12) + (heads or secrets.token_hex(4))).encode()
         once = "own " + secrets.token_hex(8) if once is None else "given " + once
         return command(
             b"EVALSHA",
@@ -177,14 +177,12 @@ class HistoryAppender(Publisher):
             stream_key(self._prefix, key),
             once_key(self._prefix, key, once),
             name,
-            payload,
-            (secrets.token_hex(12) + (heads or secrets.token_hex(4))).encode()
-            + (b"\n".join(rests) if any(rests) else b""),
+            entropy + (b"\n".join(rests) if any(rests) else b""),
             size,
             ttl_ms,
             _milliseconds(KEEP_S),
             _milliseconds(keep_s),
-            *further,
+            *(payload for payload, _ in publications),
             self._runs,
         )
 

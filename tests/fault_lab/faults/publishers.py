@@ -87,7 +87,7 @@ async def publish_17_mib(trial: Trial) -> None:
             except ResponseError as error:
                 trial.figure(str(error))
             entropy = f"{lab.rng.getrandbits(128):032x}"
-            words = (name, large, entropy, "0", "600000", "86400000", "1000", "")
+            words = (name, entropy, "0", "600000", "86400000", "1000", large, "")
             await redis.eval(script, 2, f"{name}:position", f"{name}:history", *words)
             lab.proxy.cut()
             trial.ended()

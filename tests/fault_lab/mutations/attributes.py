@@ -77,14 +77,14 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="attributes: only nodes publish them",
         file="gateway/redis/history/appender.py",
-        old="        is_bare = history is None and payload[:1] != MARK\n",
+        old="        is_bare = history is None and publications[0][0][:1] != MARK\n",
         new="        is_bare = history is None\n",
         argv=test(BATCHES, "test_publications_of_a_batch_have_their_own_attributes_and_selectors"),
     ),
     Mutation(
         guard="attributes: size of a history",
         file="gateway/redis/history/lua/publish.lua",
-        old="    if size ~= '0' and number == last then\n",
+        old="    if size ~= '0' and number == count then\n",
         new="    if false then\n",
         argv=test(HISTORY, "test_entries_have_their_attributes and redis"),
     ),

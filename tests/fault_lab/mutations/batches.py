@@ -74,8 +74,8 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="batches: tags of later publications",  # equal tags would hide that a history has forked
         file="gateway/redis/history/lua/publish.lua",
-        old="  new = sub(heads, 25 + 8 * number, 32 + 8 * number) .. tail\n",
-        new="  new = sub(heads, 25, 32) .. tail\n",
+        old="sub(entropy, 17 + 8 * number, 24 + 8 * number) .. tail",
+        new="sub(entropy, 25, 32) .. tail",
         argv=test(CONTRACT, "test_one_call_publishes_what_one_turn_of_the_loop_publishes_to_a_channel and redis"),
     ),
     Mutation(
@@ -136,7 +136,7 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="several payloads: size of the history",
         file=PUBLISH,
-        old="size == '0' or number < last then",
+        old="size == '0' or number < count then",
         new="true then",
         argv=test(SEVERAL, "test_a_call_keeps_as_many_as_the_rule_says and redis"),
     ),

@@ -122,7 +122,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="entropy of epochs",  # like Redis' own math.random: the same after every start
         file="gateway/redis/history/lua/publish.lua",
-        old="  epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)",
+        old="  epoch = string.format('%x', seconds) .. string.sub(entropy, 1, 16)",
         new="  epoch = string.format('%x', math.random(2147483647))",
         argv=test(
             "tests/contract/test_history_restarts.py", "test_epoch_and_tags_are_others_after_every_start_of_the_server"
@@ -131,7 +131,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="counter outlives its stream",
         file="gateway/redis/history/lua/publish.lua",
-        old="string.format('%d', ttl_ms + step_ms + ARGV[6]))",
+        old="string.format('%d', ttl_ms + step_ms + ARGV[5]))",
         new="string.format('%d', ttl_ms + step_ms))",
         argv=test("tests/contract/test_history.py", "test_the_counter_outlives_the_stored_entries"),
     ),

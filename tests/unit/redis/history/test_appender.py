@@ -76,7 +76,7 @@ def publish(appender: HistoryAppender, *payloads: bytes) -> "list[asyncio.Future
 
 def heads_of(words: list[bytes]) -> list[bytes]:
     """Return the digits with which the tags of a call begin."""
-    digits = words[8][24:]
+    digits = words[7][24:]
     return [digits[at : at + 8] for at in range(0, len(digits), 8)]
 
 

@@ -170,10 +170,10 @@ local function publish_several(name, own, onces, args, settings)
   end
   if #numbers > 0 then
     local entropy = entropy_of(#numbers, name, args[2 * numbers[1] - 1])
-    local keys, words = {own[1], own[2]}, {name, args[2 * numbers[1] - 1], entropy, unpack(settings)}
+    local keys, words = {own[1], own[2]}, {name, entropy, unpack(settings)}
     for at, number in ipairs(numbers) do
       keys[2 + at] = (#numbers > 1 or onces[number] ~= '') and onces[number] or nil
-      words[#words + 1] = at > 1 and args[2 * number - 1] or nil
+      words[#words + 1] = args[2 * number - 1]
     end
     words[#words + 1] = ''
     local epoch, offset, tail = string.match(publish(keys, words), '^(.-):(%d+):%x+(%x%x%x%x%x%x%x%x)$')
@@ -220,7 +220,7 @@ redis.register_function('snorky_publish', function(keys, args)
   if count > 1 then
     return publish_several(keys[1], own, onces, args, {size, ttl_ms, KEEP_MS, ONCE_MS})
   end
-  return publish(own, {keys[1], args[1], entropy_of(1, keys[1], args[1]), size, ttl_ms, KEEP_MS, ONCE_MS, ''})
+  return publish(own, {keys[1], entropy_of(1, keys[1], args[1]), size, ttl_ms, KEEP_MS, ONCE_MS, args[1], ''})
 end)
 
 -- Identifies the loaded instance of the library, for `library_instance.py`. The first call after each load sets `born`.
