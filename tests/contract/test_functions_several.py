@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
+from snorky.client import Publication
+from snorky.client.aio import Publisher
 from snorky.gateway.protocol.publication import Position, read_publication
 from tests.support.fakes.brokers import PREFIX, open_broker
 from tests.support.scenarios.functions import HISTORY, NAME, fcall, keeper_of, until_loaded
@@ -149,4 +151,29 @@ async def test_out_of_memory_refuses_the_whole_call(redis: RedisServer) -> None:
         await client.config_set("maxmemory", "0")
         answers = await several(client, NAME, "2", "b", "3", "c")
         assert [Position.parse(each).offset for each in answers] == [2, 3]
+    await client.aclose()
+
+
+async def test_publisher_meets_the_library_of_an_earlier_version(redis: RedisServer) -> None:
+    """During a rolling upgrade an earlier node may have loaded its library, whose function takes one payload."""
+    client = redis.client()
+    async with keeper_of(redis) as keeper:
+        library = await until_loaded(client)
+        begun = await keeper.position(KEY)
+    several_begin = "  local count = #args > 2 and #args / 2 or 1\n"
+    refusal = "refuse('takes one key, a payload, and perhaps an idempotency key')"
+    refusing = f"  if #args > 2 then\n    return {refusal}\n  end\n"
+    assert library.count(several_begin) == 1
+    earlier = library.replace(several_begin, refusing + several_begin)
+    await client.execute_command("FUNCTION", "LOAD", "REPLACE", earlier)
+    async with Publisher(redis.url, prefix=PREFIX) as publisher:
+        receipts = await publisher.publish_many(Publication("kept:a", number, key=f"k{number}") for number in range(5))
+        await client.execute_command("FUNCTION", "LOAD", "REPLACE", library)
+        again = await publisher.publish_many(Publication("kept:a", number, key=f"k{number}") for number in range(7))
+    positions = [str(receipt.position) for receipt in again]
+    assert [str(receipt.position) for receipt in receipts] == positions[:5], "keys are the same in both versions"
+    async with keeper_of(redis) as keeper:
+        kept = await keeper.read(KEY, begun)
+        assert kept is not None and [each.payload for each in kept] == [b"%d" % number for number in range(7)]
+        assert [str(each.position) for each in kept] == positions
     await client.aclose()

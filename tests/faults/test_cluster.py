@@ -252,7 +252,8 @@ async def test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history(l
     async with functions(lab):
         first = Position.parse(await lab.ask(0, *call, "first"))
         await lab.open_slot(slot, 0, 1)
-        for words in (call, (*call, "first"), (*call, "second")):
+        several = (*call, "third", "{}", "first", "{}", "")
+        for words in (call, (*call, "first"), (*call, "second"), several):
             with pytest.raises(ReplyError, match=r"^ASK "):
                 await lab.ask(0, *words)
             with pytest.raises(ReplyError, match=r"^TRYAGAIN "):
@@ -265,6 +266,9 @@ async def test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history(l
         assert Position.parse(await lab.ask(1, *call, "first")) == first
         second = Position.parse(await lab.ask(1, *call, "second"))
         assert (second.epoch, second.offset) == (first.epoch, 2)
+        answers = [Position.parse(each.decode()) for each in await lab.ask(1, *several)]
+        assert [answer.offset for answer in answers] == [3, 1, 4]
+        assert answers[1] == first
 
 
 async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_function(lab: ClusterLab) -> None:
