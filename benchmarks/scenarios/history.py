@@ -1,13 +1,15 @@
 """`python -m benchmarks.scenarios.history`: cost of a history, and of recovery. One node, one Redis, loopback.
 
 Publishing: 100 bytes of payload to one channel and to 100, pipelined, with and without a history in turn; medians.
+First nobody listens, then one Redis client that counts as a second node.
 Memory: the growth of Redis for each. Recovery: 1,000 clients request at once the 20 messages that they missed; each is
 timed from the first request of all to its own answer. Figures: benchmarks/README.md.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, process_time
@@ -15,11 +17,12 @@ from typing import Any
 
 import structlog
 
-from benchmarks.servers.redis_server import RedisServer
+from benchmarks.servers.redis_server import RedisServer, request
 from benchmarks.support.machine import describe
 from snorky.gateway import ChannelRule, Connection, History, Node, ServiceRegistry, Settings
 from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.keys import node_channel_name
 from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.runtime.node import running_node
 from snorky.services.pubsub import PubSubService
@@ -71,22 +74,41 @@ async def pipelined(redis: Any, publish: Callable[[int], Awaitable[object]]) -> 
     return Cost(rate, node_s / MESSAGES * 1e6, redis_s / MESSAGES * 1e6)
 
 
-async def compare(redis: Any, topics: Any, channels: int) -> None:
-    """Print the cost with and without a history, and the medians of the ratios of each repetition."""
+async def compare(redis: Any, topics: Any, channels: int, *, heard: bool) -> None:
+    """Print the cost with and without a history, and the medians of the ratios of each repetition. heard: by a node."""
     pairs = []
     for _ in range(REPETITIONS):
         bare = await pipelined(redis, lambda number: topics.publish(f"bare:{number % channels}", PAYLOAD))
         kept = await pipelined(redis, lambda number: topics.publish(f"kept:{number % channels}", PAYLOAD, history=KEPT))
         pairs.append((bare, kept))
+    what = f"{channels:>4} channels{', heard' if heard else ''}"
     for label, costs in (("without a history", [bare for bare, _ in pairs]), ("with one", [kept for _, kept in pairs])):
         rate = median(cost.rate for cost in costs)
         each = [f"{median(getattr(cost, name) for cost in costs):.1f} us" for name in ("node_us", "redis_us")]
-        print(
-            f"{channels:>4} channels, {label:<18} {rate:>8,.0f} a second; CPU of each: node {each[0]}, Redis {each[1]}"
-        )
+        print(f"{what}, {label:<18} {rate:>8,.0f} a second; CPU of each: node {each[0]}, Redis {each[1]}")
     rates = median(kept.rate / bare.rate for bare, kept in pairs)
     costs_of_redis = median(kept.redis_us / bare.redis_us for bare, kept in pairs)
-    print(f"{channels:>4} channels, ratios: {rates:.2f} of the rate, {costs_of_redis:.1f} times the CPU of Redis")
+    print(f"{what}, ratios: {rates:.2f} of the rate, {costs_of_redis:.1f} times the CPU of Redis")
+
+
+@asynccontextmanager
+async def listening(server: RedisServer, channels: int) -> AsyncIterator[None]:
+    """Subscribe to the channels as a node does, and read what comes without looking at it."""
+    names = [node_channel_name("snorky", f"pubsub:{kind}:{at}") for kind in ("bare", "kept") for at in range(channels)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 20)
+    writer.write(request(b"SUBSCRIBE", *names))
+    await reader.readuntil(b":%d\r\n" % len(names))
+
+    async def read() -> None:
+        while await reader.read(1 << 20):
+            pass
+
+    reading = asyncio.get_running_loop().create_task(read())
+    try:
+        yield
+    finally:
+        writer.close()
+        await reading
 
 
 async def redis_cpu(redis: Any) -> float:
@@ -111,8 +133,9 @@ def ask(node: Node, registry: ServiceRegistry, number: int, positions: list[str]
     return connection, wire
 
 
-async def measure(url: str) -> None:
+async def measure(server: RedisServer) -> None:
     """Print all figures."""
+    url = server.url
     registry = ServiceRegistry([PubSubService(channels=[ChannelRule("kept:*", history=10_000, history_ttl_s=3600.0)])])
     redis: Any = client_of(target_from_url(url), timeout_s=10.0)
     async with running_node(registry, settings=Settings(redis_url=url, limits=UNLIMITED)) as node:
@@ -120,7 +143,10 @@ async def measure(url: str) -> None:
             await asyncio.sleep(0.01)
         topics = registry["pubsub"].topics
         for channels in (1, 100):
-            await compare(redis, topics, channels)
+            await compare(redis, topics, channels, heard=False)
+        for channels in (1, 100):
+            async with listening(server, channels):
+                await compare(redis, topics, channels, heard=True)
         await redis.flushdb()
         before = await used_bytes(redis)
         await pipelined(redis, lambda number: topics.publish(f"kept:{number % CHANNELS}", PAYLOAD, history=KEPT))
@@ -155,7 +181,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     print(*describe(), sep="\n")
     with RedisServer() as server:
-        asyncio.run(measure(server.url))
+        asyncio.run(measure(server))
 
 
 if __name__ == "__main__":

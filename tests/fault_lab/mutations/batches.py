@@ -159,7 +159,7 @@ BATCH_MUTATIONS: tuple[Mutation, ...] = (
         file=CALLS,
         old=" or size + call.size > PIPELINE_MAX_BYTES)",
         new=")",
-        argv=test(CLIENT, "test_what_is_in_flight_is_bounded_in_bytes"),
+        argv=test(CLIENT, "test_what_is_in_flight_is_bounded_in_number_and_bytes"),
     ),
     Mutation(
         guard="calls: function of an earlier version",
