@@ -90,14 +90,29 @@ def test_call_whose_reply_is_lost_is_sent_again_under_the_same_keys() -> None:
     assert first == second
 
 
-def test_refused_call_is_told_for_each_of_its_messages() -> None:
-    script = [replies(error("ERR no"), text("e:1:a"))]
-    with ScriptedServer(script) as server, publisher_of(server) as publisher:
-        with pytest.raises(PublishManyError, match="2 of 3") as caught:
-            publisher.publish_many([*many(2, "news"), Publication("more", 1)])
-    assert [receipt is not None for receipt in caught.value.receipts] == [False, False, True]
+def test_message_that_is_refused_stops_no_other() -> None:
+    """A refused call has published nothing, so each of its messages is sent by its own call."""
+
+    def answer(words: Sequence[bytes]) -> bytes:
+        return error("ERR no") if b"1" in words[4::2] else echo(words)
+
+    with ScriptedServer([answer_each(answer)]) as server, publisher_of(server) as publisher:
+        with pytest.raises(PublishManyError, match="1 of 4") as caught:
+            publisher.publish_many([*many(3, "news"), Publication("more", 7)])
+    assert [receipt is not None for receipt in caught.value.receipts] == [True, False, True, True]
     told = [(each.code, each.key, each.may_have_happened) for each in caught.value.errors.values()]
-    assert told == [("refused", "k0", False), ("refused", "k1", False)]
+    assert told == [("refused", "k1", False)]
+    assert [command[4::2] for command in commands(server)] == [["0", "1", "2"], ["7"], ["0"], ["1"], ["2"]]
+
+
+def test_refusal_for_every_message_is_told_for_each() -> None:
+    with ScriptedServer([replies(error("NOPERM no"))]) as server, publisher_of(server) as publisher:
+        with pytest.raises(PublishManyError, match="2 of 2") as caught:
+            publisher.publish_many(many(2, "news"))
+    assert [(each.code, each.key) for each in caught.value.errors.values()] == [
+        ("unauthorized", "k0"),
+        ("unauthorized", "k1"),
+    ]
 
 
 @pytest.mark.parametrize("reply", [text("e:1:a"), array(text("e:1:a")), array(text("e:1:a"), text("?")), b":1\r\n"])
@@ -127,7 +142,7 @@ def test_earlier_function_is_not_asked_again_after_the_deadline() -> None:
         with pytest.raises(PublishManyError) as caught:
             publisher.publish_many(many(2, "news"))
     assert len(commands(server)) == 1
-    assert caught.value.code in ("unavailable", "no_reply")
+    assert caught.value.code in ("refused", "no_reply")
 
 
 def test_subscribers_are_counted_once_for_each_call() -> None:

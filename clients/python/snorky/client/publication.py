@@ -10,7 +10,7 @@ Rules:
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from snorky.client.canonical import channel_key
@@ -55,7 +55,7 @@ class Publication:
 class Refusal:
     """The meaning of a Redis error. is_passing: trying again may help. moved_to: in a Cluster, the right server.
 
-    is_single: the function takes only one payload.
+    is_single: send each payload by a command of its own.
     """
 
     text: str
@@ -85,10 +85,11 @@ class Refusal:
         return cls(f"Redis refuses: {text}", "refused", False)
 
     def of_several(self) -> "Refusal":
-        """Return what it means for a call with several payloads: an earlier version's function takes only one."""
-        if "snorky_publish: takes one key" not in self.text:
-            return self
-        return Refusal(f"The function is of an earlier version: {self.text}", "unavailable", True, is_single=True)
+        """Return what it means for a call with several payloads: each alone may be accepted.
+
+        Only one payload may be to blame, or an earlier version's function takes only one.
+        """
+        return replace(self, is_passing=True, is_single=True) if self.code == "refused" else self
 
 
 _NOT_KEPT: Final = Refusal(
@@ -117,7 +118,7 @@ class Sending:
         self.refusal: Refusal | None = None  # of the last attempt
         self.is_sharded = False  # sent to a Redis Cluster
         self.is_plain = False  # sent by PUBLISH, without the function
-        self.is_single = False  # sent to a function that takes one payload only
+        self.is_single = False  # a call with several was refused
         self.is_unknown = False  # an attempt was sent and had no valid reply
 
     @property

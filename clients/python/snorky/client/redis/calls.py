@@ -4,7 +4,7 @@ Rules:
 - A command is executed completely or not at all. Each publication has its own key, so it is published once even if it
   was in another command before.
 - Publications to one channel stay in order; those to different channels may change places.
-- A plain PUBLISH, and a publication for a function that takes one payload only, are commands of their own.
+- A plain PUBLISH is a command of its own, and so is a publication of which a call with several was refused.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -100,7 +100,7 @@ class Publisher:
         """Publish messages, pipelined; return their receipts. If one is invalid, none is sent.
 
         Those to one channel are published in order, up to 64 by one call of the function. This is not a transaction:
-        other publications may come in between, and if Redis refuses a call, other calls are still executed. Raises
+        other publications may come in between, and if Redis refuses a message, the others are still published. Raises
         PublishManyError: some failed; ValueError, TypeError: as `publish`.
         """
         batch = self._batch(messages, timeout_s)
