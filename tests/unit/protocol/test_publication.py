@@ -21,6 +21,7 @@ from snorky.gateway.protocol.publication import (
 )
 from snorky.gateway.testing.history import write_sequenced
 
+connection_ids = st.none() | st.from_regex(r"\A[0-9a-z]{1,20}\.[0-9]{1,9}\Z")
 identities = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
 
@@ -112,7 +113,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
 # -- addressed --------------------------------------------------------------------------------------------------------
 
 
-@given(identities, identities, identities, st.binary(max_size=20))
+@given(identities, identities, connection_ids, st.binary(max_size=20))
 def test_selector_is_read_as_it_is_written(only: str | None, not_: str | None, id_: str | None, payload: bytes) -> None:
     selector = Selector(only, not_, id_)
     assert read_publication(write_addressed(payload, selector)) == Publication(payload, selector=selector)
