@@ -149,7 +149,7 @@ def test_selector_selects_by_identity_and_connection(selector: Selector, chosen:
 # -- sequenced and addressed ------------------------------------------------------------------------------------------
 
 
-@given(identities, identities, identities, st.booleans(), st.binary(max_size=20))
+@given(identities, identities, connection_ids, st.booleans(), st.binary(max_size=20))
 def test_publication_with_a_position_has_its_selector(
     only: str | None, not_: str | None, id_: str | None, is_whole: bool, payload: bytes
 ) -> None:
