@@ -20,6 +20,7 @@ import structlog
 
 from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.native.direct_sender import SendMany
 from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
 from snorky.gateway.delivery.hub import Channel, Hub, RosterEvent
@@ -82,6 +83,7 @@ class Fanout:
     """Delivers publications to the subscribers in a hub.
 
     history_filter: of channels with a history. roster_filter: of rosters. payload_max_bytes: of one publication.
+    send_many: see `WriteQueue`.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Fanout:
         roster_filter: RosterFilter | None = None,
         chunk: int = CHUNK,
         payload_max_bytes: int = PAYLOAD_MAX_BYTES,
+        send_many: SendMany | None = None,
     ) -> None:
         self._hub = hub
         self._metrics = metrics
@@ -101,7 +104,7 @@ class Fanout:
         self._roster_filter = roster_filter
         self._payload_max_bytes = payload_max_bytes
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
-        self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done)
+        self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done, send_many=send_many)
         self._batches = BatchEncoder(hub, self._write_queue, metrics)
         self.before_delivery: Callable[[], object] = lambda: None  # set by the node
         self.end_at_gap: Callable[[Connection, str], object] = lambda _connection, _key: (

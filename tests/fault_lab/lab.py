@@ -72,6 +72,7 @@ class Lab:
             "SNORKY_REDIS_URL": self._nodes_url,
             "SNORKY_PUBLIC__PORT": str(public),
             "SNORKY_PRIVATE__PORT": str(private),
+            "SNORKY_PUBLIC__NATIVE_FANOUT": "false" if index % 2 else "true",  # every row runs on both paths
         }
         return NodeProcess(env, argv=(*GATEWAY, "serve", "--config", str(self._config), "--log-level", "warning"))
 

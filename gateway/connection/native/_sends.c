@@ -1,0 +1,217 @@
+/* Sends one piece of bytes on many sockets, without the GIL. Limited API: one build for all versions of Python.
+ *
+ * Rules:
+ * - A socket is used only if its transport does not close and has no byte in its buffer: then the transport itself would
+ *   write to the socket at once, so no byte can overtake another. Both are asked in the call, with the GIL, immediately
+ *   before the sends; the event loop's thread is in here meanwhile, so no socket can be closed or opened by it.
+ * - Nothing waits (MSG_DONTWAIT). Whatever a socket does not take, for whatever reason, is for the caller to give to the
+ *   transport, which queues it or finds the error itself.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+typedef struct {
+    PyObject_HEAD
+    int fd;
+    PyObject *transport;
+    PyObject *is_closing;            /* functions of the transport's class */
+    PyObject *get_write_buffer_size;
+} Direct;
+
+typedef struct {
+    int fd; /* -1 = not to be used */
+    Py_ssize_t sent;
+} Send;
+
+typedef struct {
+    PyTypeObject *direct_type;
+} State;
+
+static PyObject *direct_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    int fd;
+    PyObject *transport;
+    static char *names[] = {"fd", "transport", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO", names, &fd, &transport)) return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Direct *self = (Direct *)alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->fd = fd;
+    self->transport = Py_NewRef(transport);
+    PyObject *kind = (PyObject *)Py_TYPE(transport);
+    self->is_closing = PyObject_GetAttrString(kind, "is_closing");
+    if (self->is_closing != NULL) self->get_write_buffer_size = PyObject_GetAttrString(kind, "get_write_buffer_size");
+    if (self->get_write_buffer_size == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static int direct_traverse(PyObject *object, visitproc visit, void *arg) {
+    Direct *self = (Direct *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->transport);
+    Py_VISIT(self->is_closing);
+    Py_VISIT(self->get_write_buffer_size);
+    return 0;
+}
+
+static int direct_clear(PyObject *object) {
+    Direct *self = (Direct *)object;
+    Py_CLEAR(self->transport);
+    Py_CLEAR(self->is_closing);
+    Py_CLEAR(self->get_write_buffer_size);
+    return 0;
+}
+
+static void direct_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    direct_clear(object);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot direct_slots[] = {
+    {Py_tp_doc, "Direct(fd, transport)\n--\n\nThe socket of one transport, for `send_many`."},
+    {Py_tp_new, direct_new},
+    {Py_tp_traverse, direct_traverse},
+    {Py_tp_clear, direct_clear},
+    {Py_tp_dealloc, direct_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec direct_spec = {
+    .name = "snorky.gateway.connection.native._sends.Direct",
+    .basicsize = sizeof(Direct),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = direct_slots,
+};
+
+/* Whether a transport's method returns 0 or False. -1: an exception is set. */
+static int returns_zero(PyObject *method, PyObject *transport) {
+    PyObject *answer = PyObject_CallFunctionObjArgs(method, transport, NULL);
+    if (answer == NULL) return -1;
+    int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth < 0 ? -1 : !truth;
+}
+
+/* The socket of a transport that is open and has an empty buffer; -1: it is not to be used, -2: an exception is set. */
+static int usable_fd(PyObject *object) {
+    Direct *direct = (Direct *)object;
+    if (direct->transport == NULL) return -1; /* the garbage collector has cleared it */
+    Py_INCREF(object); /* a transport in Python may run any code */
+    int is_usable = returns_zero(direct->is_closing, direct->transport);
+    if (is_usable == 1) is_usable = returns_zero(direct->get_write_buffer_size, direct->transport);
+    int fd = direct->fd;
+    Py_DECREF(object);
+    if (is_usable >= 0) return is_usable ? fd : -1;
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) return -2;
+    PyErr_Clear(); /* the transport's own write will raise it for the caller */
+    return -1;
+}
+
+/* What is left to do; the sends are done. */
+static PyObject *incomplete(const Send *sends, Py_ssize_t count, Py_ssize_t length) {
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t i = 0; found != NULL && i < count; i++) {
+        if (sends[i].fd >= 0 && sends[i].sent == length) continue;
+        PyObject *pair = Py_BuildValue("nn", i, sends[i].sent);
+        if (pair == NULL || PyList_Append(found, pair) < 0) Py_CLEAR(found);
+        Py_XDECREF(pair);
+    }
+    return found;
+}
+
+static PyObject *send_many(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 2 || !PyList_Check(args[0]) || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "send_many takes a list and bytes");
+        return NULL;
+    }
+    State *state = PyModule_GetState(module);
+    PyObject *targets = args[0];
+    char *data;
+    Py_ssize_t length, count = PyList_Size(targets);
+    if (PyBytes_AsStringAndSize(args[1], &data, &length) < 0) return NULL;
+    Send *sends = PyMem_Calloc(count ? (size_t)count : 1, sizeof(Send));
+    if (sends == NULL) return PyErr_NoMemory();
+    PyObject *result = NULL;
+    int is_any_usable = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *target = PyList_GetItem(targets, i); /* borrowed; an error if a transport has shortened the list */
+        if (target == NULL) goto end;
+        if (Py_TYPE(target) == state->direct_type) {
+            sends[i].fd = usable_fd(target);
+        } else if (Py_IsNone(target)) {
+            sends[i].fd = -1;
+        } else {
+            PyErr_SetString(PyExc_TypeError, "send_many takes a list of Direct or None");
+            goto end;
+        }
+        if (sends[i].fd == -2) goto end;
+        is_any_usable |= sends[i].fd >= 0;
+    }
+    if (!is_any_usable) {
+        result = Py_NewRef(Py_None);
+        goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (sends[i].fd < 0) continue;
+        Py_ssize_t sent = send(sends[i].fd, data, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sends[i].sent = sent < 0 ? 0 : sent;
+    }
+    Py_END_ALLOW_THREADS
+    result = incomplete(sends, count, length);
+end:
+    PyMem_Free(sends);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"send_many", (PyCFunction)(void (*)(void))send_many, METH_FASTCALL,
+     "send_many(targets, data)\n--\n\nSend data on each target's socket; return (index, bytes sent) of those that did not take all."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int start(PyObject *module) {
+    State *state = PyModule_GetState(module);
+    state->direct_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &direct_spec, NULL);
+    return state->direct_type == NULL ? -1 : PyModule_AddType(module, state->direct_type);
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg) {
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->direct_type);
+    return 0;
+}
+
+static int clear(PyObject *module) {
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->direct_type);
+    return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, start},
+    {0, NULL},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "snorky.gateway.connection.native._sends",
+    .m_doc = "Sends one piece of bytes on many sockets.",
+    .m_size = sizeof(State),
+    .m_methods = methods,
+    .m_slots = module_slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+};
+
+PyMODINIT_FUNC PyInit__sends(void) {
+    return PyModuleDef_Init(&definition);
+}
