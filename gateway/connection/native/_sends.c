@@ -12,6 +12,8 @@
 #include <Python.h>
 #include <stddef.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 typedef struct {
     PyObject_HEAD
@@ -115,6 +117,13 @@ static int usable_fd(PyObject *object) {
     return -1;
 }
 
+/* Send what the socket takes; the number of bytes, 0 on any error. Not by the library's send(): in a process with threads
+ * each call of that costs 0.1 us more, because a thread could be cancelled in it. */
+static Py_ssize_t send_now(int fd, const char *data, size_t length) {
+    long sent = syscall(SYS_sendto, fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
+    return sent < 0 ? 0 : (Py_ssize_t)sent;
+}
+
 /* What is left to do; the sends are done. */
 static PyObject *incomplete(const Send *sends, Py_ssize_t count, Py_ssize_t length) {
     PyObject *found = PyList_New(0);
@@ -162,8 +171,7 @@ static PyObject *send_many(PyObject *module, PyObject *const *args, Py_ssize_t n
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t i = 0; i < count; i++) {
         if (sends[i].fd < 0) continue;
-        Py_ssize_t sent = send(sends[i].fd, data, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
-        sends[i].sent = sent < 0 ? 0 : sent;
+        sends[i].sent = send_now(sends[i].fd, data, (size_t)length);
     }
     Py_END_ALLOW_THREADS
     result = incomplete(sends, count, length);

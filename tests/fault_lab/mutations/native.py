@@ -31,10 +31,10 @@ NATIVE_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_MODEL, "test_both_paths_do_the_same"),
     ),
     Mutation(
-        guard="no waiting for a socket",
+        guard="a full socket has taken nothing",
         file=_MODULE,
-        old="sent < 0 ? 0 : sent",
-        new="sent < 0 ? length : sent",
+        old="return sent < 0 ? 0 : (Py_ssize_t)sent;",
+        new="return sent < 0 ? (Py_ssize_t)length : (Py_ssize_t)sent;",
         argv=test(_SENDS, "test_a_full_socket_takes_nothing"),
     ),
     Mutation(
