@@ -75,7 +75,7 @@ async def running_node(
             auth=settings.auth,
             metrics=metrics,
         )
-        direct_sender = DirectSender(is_allowed=settings.public.native_fanout)
+        direct_sender = DirectSender(settings.public.native_fanout)
         _log.info("fan-out", path=direct_sender.path, reason=direct_sender.reason or None)
         node = Node(
             broker,

@@ -17,9 +17,11 @@ from pathlib import Path
 from sysconfig import get_path
 from types import ModuleType
 
+import pytest
+
 from tests.support.processes.tools import ROOT, program
 
-__all__ = ["NAME", "extension", "extension_built"]
+__all__ = ["NAME", "extension", "extension_built", "skip_without_ring"]
 
 NAME = "snorky.gateway.connection.native._sends"
 _FOLDER = ROOT / "gateway" / "connection" / "native"
@@ -50,3 +52,11 @@ def extension_built() -> Iterator[None]:
             del sys.modules[NAME]
         else:
             sys.modules[NAME] = before
+
+
+def skip_without_ring() -> None:
+    """Skip a test if the kernel or the container does not allow io_uring."""
+    try:
+        extension().Ring()
+    except OSError as error:
+        pytest.skip(f"needs io_uring: {error.strerror}")

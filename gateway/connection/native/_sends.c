@@ -4,13 +4,19 @@
  * - A socket is used only if its transport does not close and has no byte in its buffer: then the transport itself would
  *   write to the socket at once, so no byte can overtake another. Both are asked in the call, with the GIL, immediately
  *   before the sends; the event loop's thread is in here meanwhile, so no socket can be closed or opened by it.
+ * - io_uring may do the sends, in one system call; it holds no request when the call returns.
  * - Nothing waits (MSG_DONTWAIT). Whatever a socket does not take, for whatever reason, is for the caller to give to the
  *   transport, which queues it or finds the error itself.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <errno.h>
+#include <limits.h>
+#include <linux/io_uring.h>
 #include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -29,7 +35,7 @@ typedef struct {
 } Send;
 
 typedef struct {
-    PyTypeObject *direct_type;
+    PyTypeObject *direct_type, *ring_type;
 } State;
 
 static PyObject *direct_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -124,6 +130,130 @@ static Py_ssize_t send_now(int fd, const char *data, size_t length) {
     return sent < 0 ? 0 : (Py_ssize_t)sent;
 }
 
+/* -- io_uring: the kernel reads the sends of a queue in one system call, and has done all of them when it returns -- */
+
+#define RING_ENTRIES 1024
+#ifndef IORING_SETUP_SUBMIT_ALL
+#define IORING_SETUP_SUBMIT_ALL (1U << 7) /* Linux 5.18: one bad request does not keep the others back */
+#endif
+
+typedef struct {
+    PyObject_HEAD
+    int fd, is_busy;
+    pid_t owner;
+    char *queues;
+    size_t queues_bytes;
+    struct io_uring_sqe *requests;
+    size_t requests_bytes;
+    unsigned *tail, *order, mask, entries;               /* of the requests */
+    unsigned *done_head, *done_tail, done_mask;          /* of what is done */
+    struct io_uring_cqe *done;
+} Ring;
+
+static void ring_dealloc(PyObject *object) {
+    Ring *self = (Ring *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (self->requests != NULL) munmap(self->requests, self->requests_bytes);
+    if (self->queues != NULL) munmap(self->queues, self->queues_bytes);
+    if (self->fd >= 0) close(self->fd);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static void *ring_map(int fd, size_t size, off_t offset) {
+    void *found = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
+    if (found == MAP_FAILED) return NULL;
+    madvise(found, size, MADV_DONTFORK);
+    return found;
+}
+
+static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "", names)) return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Ring *self = (Ring *)alloc(type, 0);
+    if (self == NULL) return NULL;
+    struct io_uring_params params;
+    memset(&params, 0, sizeof params);
+    params.flags = IORING_SETUP_SUBMIT_ALL;
+    self->fd = (int)syscall(SYS_io_uring_setup, RING_ENTRIES, &params); /* close-on-exec */
+    if (self->fd < 0) goto failed;
+    if (!(params.features & IORING_FEAT_SINGLE_MMAP)) {
+        errno = ENOSYS;
+        goto failed;
+    }
+    size_t requests_end = params.sq_off.array + params.sq_entries * sizeof(unsigned);
+    size_t done_end = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
+    self->queues_bytes = requests_end > done_end ? requests_end : done_end;
+    self->requests_bytes = params.sq_entries * sizeof(struct io_uring_sqe);
+    self->queues = ring_map(self->fd, self->queues_bytes, IORING_OFF_SQ_RING);
+    self->requests = self->queues == NULL ? NULL : ring_map(self->fd, self->requests_bytes, IORING_OFF_SQES);
+    if (self->requests == NULL) goto failed;
+    self->owner = getpid();
+    self->entries = params.sq_entries;
+    self->tail = (unsigned *)(self->queues + params.sq_off.tail);
+    self->order = (unsigned *)(self->queues + params.sq_off.array);
+    self->mask = *(unsigned *)(self->queues + params.sq_off.ring_mask);
+    self->done_head = (unsigned *)(self->queues + params.cq_off.head);
+    self->done_tail = (unsigned *)(self->queues + params.cq_off.tail);
+    self->done_mask = *(unsigned *)(self->queues + params.cq_off.ring_mask);
+    self->done = (struct io_uring_cqe *)(self->queues + params.cq_off.cqes);
+    return (PyObject *)self;
+failed:
+    PyErr_SetFromErrno(PyExc_OSError);
+    Py_DECREF(self);
+    return NULL;
+}
+
+static unsigned take_done(Ring *ring, Send *sends) {
+    unsigned head = *ring->done_head, tail = __atomic_load_n(ring->done_tail, __ATOMIC_ACQUIRE), count = tail - head;
+    for (; head != tail; head++) {
+        struct io_uring_cqe *one = &ring->done[head & ring->done_mask];
+        sends[one->user_data].sent = one->res < 0 ? 0 : one->res;
+    }
+    __atomic_store_n(ring->done_head, head, __ATOMIC_RELEASE);
+    return count;
+}
+
+/* Have the kernel do the last `count` requests. When this returns, none is in the queue or under way. */
+static void run_requests(Ring *ring, Send *sends, unsigned count) {
+    unsigned taken = 0, done = 0;
+    while (done < count) {
+        long result = syscall(SYS_io_uring_enter, ring->fd, count - taken, count - done, IORING_ENTER_GETEVENTS, NULL, 0);
+        int is_refused = result == 0 || (result < 0 && errno != EINTR);
+        if (result > 0) taken += (unsigned)result;
+        done += take_done(ring, sends);
+        if (is_refused && done == taken && taken < count) { /* the kernel reads the tail only in the call: take it back */
+            __atomic_store_n(ring->tail, *ring->tail - (count - taken), __ATOMIC_RELEASE);
+            return;
+        }
+    }
+}
+
+static void send_by_ring(Ring *ring, Send *sends, Py_ssize_t count, const char *data, size_t length) {
+    Py_ssize_t next = 0;
+    unsigned filled;
+    do {
+        unsigned tail = *ring->tail;
+        for (filled = 0; next < count && filled < ring->entries; next++) {
+            if (sends[next].fd < 0) continue;
+            struct io_uring_sqe *request = &ring->requests[tail & ring->mask];
+            memset(request, 0, sizeof *request);
+            request->opcode = IORING_OP_SEND;
+            request->fd = sends[next].fd;
+            request->addr = (uintptr_t)data;
+            request->len = length > INT_MAX ? INT_MAX : (unsigned)length;
+            request->msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL; /* the first also means: do not wait in the background */
+            request->user_data = (unsigned long long)next;
+            ring->order[tail & ring->mask] = tail & ring->mask;
+            tail++;
+            filled++;
+        }
+        __atomic_store_n(ring->tail, tail, __ATOMIC_RELEASE);
+        run_requests(ring, sends, filled);
+    } while (next < count);
+}
+
 /* What is left to do; the sends are done. */
 static PyObject *incomplete(const Send *sends, Py_ssize_t count, Py_ssize_t length) {
     PyObject *found = PyList_New(0);
@@ -136,12 +266,12 @@ static PyObject *incomplete(const Send *sends, Py_ssize_t count, Py_ssize_t leng
     return found;
 }
 
-static PyObject *send_many(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+/* ring: NULL = a system call for each send. */
+static PyObject *send_all(State *state, Ring *ring, PyObject *const *args, Py_ssize_t nargs) {
     if (nargs != 2 || !PyList_Check(args[0]) || !PyBytes_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "send_many takes a list and bytes");
         return NULL;
     }
-    State *state = PyModule_GetState(module);
     PyObject *targets = args[0];
     char *data;
     Py_ssize_t length, count = PyList_Size(targets);
@@ -168,17 +298,59 @@ static PyObject *send_many(PyObject *module, PyObject *const *args, Py_ssize_t n
         result = Py_NewRef(Py_None);
         goto end;
     }
+    if (ring != NULL && (ring->is_busy || ring->owner != getpid())) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread or process uses this ring");
+        goto end;
+    }
+    if (ring != NULL) ring->is_busy = 1;
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (sends[i].fd < 0) continue;
-        sends[i].sent = send_now(sends[i].fd, data, (size_t)length);
+    if (ring != NULL) {
+        send_by_ring(ring, sends, count, data, (size_t)length);
+    } else {
+        for (Py_ssize_t i = 0; i < count; i++) {
+            if (sends[i].fd >= 0) sends[i].sent = send_now(sends[i].fd, data, (size_t)length);
+        }
     }
     Py_END_ALLOW_THREADS
+    if (ring != NULL) ring->is_busy = 0;
     result = incomplete(sends, count, length);
 end:
     PyMem_Free(sends);
     return result;
 }
+
+static PyObject *send_many(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    return send_all(PyModule_GetState(module), NULL, args, nargs);
+}
+
+static PyObject *ring_send_many(PyObject *self, PyTypeObject *type, PyObject *const *args, size_t nargs, PyObject *names) {
+    if (names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "send_many takes no keywords");
+        return NULL;
+    }
+    return send_all(PyType_GetModuleState(type), (Ring *)self, args, (Py_ssize_t)nargs);
+}
+
+static PyMethodDef ring_methods[] = {
+    {"send_many", (PyCFunction)(void (*)(void))ring_send_many, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     "As the module's send_many, with one system call for all sends."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot ring_slots[] = {
+    {Py_tp_doc, "Ring()\n--\n\nAn io_uring of this process; OSError: the kernel or the container does not allow it."},
+    {Py_tp_new, ring_new},
+    {Py_tp_dealloc, ring_dealloc},
+    {Py_tp_methods, ring_methods},
+    {0, NULL},
+};
+
+static PyType_Spec ring_spec = {
+    .name = "snorky.gateway.connection.native._sends.Ring",
+    .basicsize = sizeof(Ring),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = ring_slots,
+};
 
 static PyMethodDef methods[] = {
     {"send_many", (PyCFunction)(void (*)(void))send_many, METH_FASTCALL,
@@ -189,18 +361,22 @@ static PyMethodDef methods[] = {
 static int start(PyObject *module) {
     State *state = PyModule_GetState(module);
     state->direct_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &direct_spec, NULL);
-    return state->direct_type == NULL ? -1 : PyModule_AddType(module, state->direct_type);
+    if (state->direct_type == NULL || PyModule_AddType(module, state->direct_type) < 0) return -1;
+    state->ring_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &ring_spec, NULL);
+    return state->ring_type == NULL ? -1 : PyModule_AddType(module, state->ring_type);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     State *state = PyModule_GetState(module);
     Py_VISIT(state->direct_type);
+    Py_VISIT(state->ring_type);
     return 0;
 }
 
 static int clear(PyObject *module) {
     State *state = PyModule_GetState(module);
     Py_CLEAR(state->direct_type);
+    Py_CLEAR(state->ring_type);
     return 0;
 }
 

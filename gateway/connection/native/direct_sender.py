@@ -21,7 +21,7 @@ __all__ = ["DIRECT_MIN", "DirectSender", "Path", "SendMany"]
 
 DIRECT_MIN: Final = 2  # connections of a pass; for one, its transport is as fast
 
-Path = Literal["native", "python"]
+Path = Literal["io_uring", "send", "python"]
 SendMany = Callable[["list[Direct | None]", bytes], "Sequence[tuple[int, int]] | None"]
 
 _MODULE: Final = "snorky.gateway.connection.native._sends"
@@ -35,18 +35,19 @@ _PLAIN: Final = frozenset(  # classes that write to their socket at once if thei
 
 
 class DirectSender:
-    """The way in which one node writes to many connections. is_allowed: the setting `native_fanout`.
+    """The way in which one node writes to many connections. setting: `native_fanout`, see `config.parsers`.
 
-    path: "native" or "python". reason: why it is not "native", else "". send_many: see `_sends.pyi`; None = "python".
+    path: "io_uring" (one system call for all), "send" (one for each) or "python" (no extension module). reason: why
+    it is not "io_uring", else "". send_many: see `_sends.pyi`; None = "python".
     """
 
-    def __init__(self, *, is_allowed: bool = True) -> None:
+    def __init__(self, setting: str = "auto") -> None:
         self.path: Path = "python"
         self.reason = ""
         self.send_many: SendMany | None = None
         self._make: Callable[[int, asyncio.Transport], Direct] | None = None
-        if not is_allowed:
-            self.reason = "native_fanout = false"
+        if setting == "off":
+            self.reason = 'native_fanout = "off"'
             return
         try:
             module = import_module(_MODULE)
@@ -54,7 +55,16 @@ class DirectSender:
             is_missing = isinstance(error, ModuleNotFoundError)
             self.reason = "the extension module was not built: no compiler" if is_missing else str(error)
             return
-        self.path, self.send_many, self._make = "native", module.send_many, module.Direct
+        self.path, self.send_many, self._make = "send", module.send_many, module.Direct
+        if setting == "send":
+            self.reason = 'native_fanout = "send"'
+            return
+        try:
+            ring = module.Ring()
+        except OSError as error:  # the kernel is older, or a container's seccomp profile forbids it
+            self.reason = f"io_uring: {error.strerror}"
+        else:
+            self.path, self.send_many = "io_uring", ring.send_many
 
     def direct_of(self, transport: asyncio.Transport) -> "Direct | None":
         """Make what `send_many` needs to write for an open transport; None = it cannot."""

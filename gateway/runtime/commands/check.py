@@ -97,7 +97,7 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
         return None
     findings.problems.extend(settings.problems(insecure=insecure))
     public, private = settings.public, settings.private
-    sender = DirectSender(is_allowed=public.native_fanout)
+    sender = DirectSender(public.native_fanout)
     findings.add(
         "settings",
         {

@@ -40,10 +40,23 @@ NATIVE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="the GIL is released",
         file=_MODULE,
-        old="    Py_BEGIN_ALLOW_THREADS\n    for (Py_ssize_t i = 0; i < count; i++) {\n        if (sends[i].fd < 0) continue;",
-        new="    {\n    for (Py_ssize_t i = 0; i < count; i++) {\n        if (sends[i].fd < 0) continue;\n"
-        "#undef Py_END_ALLOW_THREADS\n#define Py_END_ALLOW_THREADS }",
+        old="    Py_BEGIN_ALLOW_THREADS\n",
+        new="    {\n#undef Py_END_ALLOW_THREADS\n#define Py_END_ALLOW_THREADS }\n",
         argv=test(_SENDS, "test_other_threads_run_during_the_sends"),
+    ),
+    Mutation(
+        guard="a ring is not shared by processes",
+        file=_MODULE,
+        old=" || ring->owner != getpid()",
+        new="",
+        argv=test(_SENDS, "test_a_ring_is_for_the_process_that_made_it"),
+    ),
+    Mutation(
+        guard="sends beyond the places of a ring",
+        file=_MODULE,
+        old="    } while (next < count);",
+        new="    } while (0);",
+        argv=test(_SENDS, "test_more_sends_than_a_ring_has_places"),
     ),
     Mutation(
         guard="no direct sends while the connection queues",

@@ -48,11 +48,12 @@ from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.control import ControlBackend
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients.raw_ws import DEADLINE_S, RawClient
-from tests.support.extension import extension_built
+from tests.support.extension import extension_built, skip_without_ring
 
 __all__ = ["Echo", "RunningSite", "gone", "on_both_loops", "on_both_paths", "running_site", "until"]
 
 _TEST_TIMEOUT_S = 60.0
+SETTINGS = {"send": "send", "python": "off"}  # of `native_fanout`, by path
 _path: ContextVar[str] = ContextVar("path", default="")  # set by `on_both_paths`; "" = whichever is installed
 
 
@@ -79,13 +80,16 @@ def on_both_paths(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
     @functools.wraps(test)
     async def on_path(path: str, **others: Any) -> None:
+        if path == "io_uring":
+            skip_without_ring()
         _path.set(path)
-        with extension_built() if path == "native" else nullcontext():
+        with extension_built() if path != "python" else nullcontext():
             await test(**others)
 
     own = inspect.Parameter("path", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     on_path.__signature__ = inspect.Signature([own, *inspect.signature(test).parameters.values()])  # type: ignore[attr-defined]
-    paths = [pytest.param("native", marks=pytest.mark.needs("gcc")), pytest.param("python")]
+    paths = [pytest.param(each, marks=pytest.mark.needs("gcc")) for each in ("io_uring", "send")]
+    paths.append(pytest.param("python"))
     return pytest.mark.parametrize("path", paths)(on_both_loops(on_path))
 
 
@@ -266,7 +270,7 @@ async def running_site(
         hooks=await asked.__aenter__(),
         cluster_limits=cluster_limits,
         limit_store=limit_store,
-        direct_sender=DirectSender(is_allowed=_path.get() != "python"),
+        direct_sender=DirectSender(SETTINGS.get(_path.get(), "auto")),
     )
     assert node.direct_sender.path == (_path.get() or node.direct_sender.path)
     echo = Echo()

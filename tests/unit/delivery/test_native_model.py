@@ -19,7 +19,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.native.direct_sender import DirectSender
 from snorky.gateway.delivery.write_queue import Batch, WriteQueue
 from snorky.gateway.errors import CloseCode
-from tests.support.extension import extension_built
+from tests.support.extension import extension_built, skip_without_ring
 from tests.support.fakes.fake_wire import JSON
 from tests.support.scenarios.fan_out_rig import Source
 
@@ -165,9 +165,9 @@ def message(number: int, step: tuple[Any, ...]) -> bytes:
     return b"<%s %d %s>" % (step[0].encode(), number, bytes([97 + number % 26]) * step[2])
 
 
-async def compare(steps: Sequence[tuple[Any, ...]], chunk: int) -> None:
+async def compare(setting: str, steps: Sequence[tuple[Any, ...]], chunk: int) -> None:
     with extension_built():
-        rigs = [Rig(DirectSender(), chunk), Rig(DirectSender(is_allowed=False), chunk)]
+        rigs = [Rig(DirectSender(setting), chunk), Rig(DirectSender("off"), chunk)]
     native, plain = rigs
     try:
         for rig in rigs:
@@ -211,10 +211,13 @@ def assert_sound(got: bytes, index: int, steps: Sequence[tuple[Any, ...]]) -> No
 
 
 @pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+@pytest.mark.parametrize("setting", ["auto", "send"], ids=["io_uring", "send"])
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(_STEPS, max_size=40), chunk=st.sampled_from([2, 3, 1_000]))
 def test_both_paths_do_the_same(
-    new_loop: Callable[[], asyncio.AbstractEventLoop], steps: list[tuple[Any, ...]], chunk: int
+    new_loop: Callable[[], asyncio.AbstractEventLoop], setting: str, steps: list[tuple[Any, ...]], chunk: int
 ) -> None:
+    if setting == "auto":
+        skip_without_ring()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(compare(steps, chunk))
+        runner.run(compare(setting, steps, chunk))

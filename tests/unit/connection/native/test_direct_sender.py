@@ -1,6 +1,7 @@
 """DirectSender: which path a node takes, why, and for which transports."""
 
 import asyncio
+import resource
 import socket
 import ssl
 import sys
@@ -10,17 +11,33 @@ from types import ModuleType
 import pytest
 
 from snorky.gateway.connection.native.direct_sender import DirectSender
-from tests.support.extension import NAME, extension, extension_built
+from tests.support.extension import NAME, extension, extension_built, skip_without_ring
 from tests.support.scenarios.site import on_both_loops
 from tests.support.servers.redis_servers import make_tls
 
 
 @pytest.mark.needs("gcc")
 def test_the_module_is_used_where_it_is_built_and_allowed() -> None:
+    skip_without_ring()
     with extension_built():
-        allowed, forbidden = DirectSender(), DirectSender(is_allowed=False)
-    assert (allowed.path, allowed.reason, allowed.send_many) == ("native", "", extension().send_many)
-    assert (forbidden.path, forbidden.reason, forbidden.send_many) == ("python", "native_fanout = false", None)
+        auto, send, off = DirectSender(), DirectSender("send"), DirectSender("off")
+    assert (auto.path, auto.reason) == ("io_uring", "")
+    assert (send.path, send.reason, send.send_many) == ("send", 'native_fanout = "send"', extension().send_many)
+    assert (off.path, off.reason, off.send_many) == ("python", 'native_fanout = "off"', None)
+
+
+@pytest.mark.needs("gcc")
+def test_where_io_uring_is_forbidden_the_reason_is_known() -> None:
+    """A real refusal: the process may have no more descriptors."""
+    with extension_built():
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            sender = DirectSender()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (sender.path, sender.send_many) == ("send", extension().send_many)
+    assert sender.reason == "io_uring: Too many open files"
 
 
 def test_without_the_module_the_reason_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +67,7 @@ async def test_transports_with_a_socket_of_their_own_take_part() -> None:
         ours, theirs = socket.socketpair()
         unix, _ = await loop.create_unix_connection(asyncio.Protocol, sock=ours)
         assert sender.direct_of(tcp) is not None and sender.direct_of(unix) is not None
-        assert DirectSender(is_allowed=False).direct_of(tcp) is None
+        assert DirectSender("off").direct_of(tcp) is None
         tcp.abort()
         unix.abort()
         theirs.close()
