@@ -14,7 +14,7 @@ NATIVE_MUTATIONS: tuple[Mutation, ...] = (
         file=_MODULE,
         old="    if (is_usable == 1) is_usable = returns_zero(direct->get_write_buffer_size, direct->transport);\n",
         new="",
-        argv=test(_MODEL, "test_both_paths_do_the_same"),
+        argv=test(_SENDS, "test_a_socket_is_left_to_its_transport"),
     ),
     Mutation(
         guard="no send on a closing transport",  # its descriptor may soon be another client's

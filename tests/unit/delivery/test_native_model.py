@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snorky.gateway.connection.connection import Connection
@@ -212,7 +212,8 @@ def assert_sound(got: bytes, index: int, steps: Sequence[tuple[Any, ...]]) -> No
 
 @pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
 @pytest.mark.parametrize("setting", ["auto", "send"], ids=["io_uring", "send"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, report_multiple_bugs=False)
+@example(steps=[("publish", {0, 1}, 30_000), ("publish", {0, 1}, 10), ("read", 0, 1 << 20), ("tick",)], chunk=1_000)
 @given(steps=st.lists(_STEPS, max_size=40), chunk=st.sampled_from([2, 3, 1_000]))
 def test_both_paths_do_the_same(
     new_loop: Callable[[], asyncio.AbstractEventLoop], setting: str, steps: list[tuple[Any, ...]], chunk: int

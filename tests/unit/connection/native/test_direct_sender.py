@@ -94,10 +94,10 @@ async def test_tls_and_unknown_transports_do_not(tmp_path: Path) -> None:
     port = server.sockets[0].getsockname()[1]
     client, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port, ssl=trust)
     transport = await accepted
-    assert transport.get_extra_info("sslcontext") is not None
-    assert sender.direct_of(transport) is None
-    assert sender.direct_of(asyncio.Transport()) is None
+    found = transport.get_extra_info("sslcontext"), sender.direct_of(transport)
     client.abort()
     transport.abort()
     server.close()
     await server.wait_closed()
+    assert found == (context, None)
+    assert sender.direct_of(asyncio.Transport()) is None
