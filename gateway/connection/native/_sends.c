@@ -380,10 +380,7 @@ static int clear(PyObject *module) {
     return 0;
 }
 
-static PyModuleDef_Slot module_slots[] = {
-    {Py_mod_exec, start},
-    {0, NULL},
-};
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, start}, {0, NULL}};
 
 static PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
