@@ -22,9 +22,9 @@ SHARED = $(TESTS) --dist loadfile --no-loadscope-reorder --durations 20 --numpro
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(STAMP)  ## install the project and its tools in .venv (again only when a pyproject.toml changed)
+install: $(STAMP)  ## install the project and its tools in .venv (again only when what is built or installed changed)
 
-$(STAMP): pyproject.toml clients/python/pyproject.toml
+$(STAMP): pyproject.toml setup.py gateway/connection/native/_sends.c clients/python/pyproject.toml
 	@scripts/make-venv $(VENV)
 	@touch $@
 

@@ -116,6 +116,7 @@ class Metrics:
             "directory_mended_total", "Corrections of this node's members and names in Redis, by reason.", "reason"
         )
         self.fanout_pass = seconds("fanout_pass_duration", "Writing the publications of one read to all subscribers.")
+        self.fanout_path = gauge("fanout_path_info", "Always 1; how publications are written to connections.", "path")
         self.delivery_latency = seconds("delivery_latency", "From a node's own publish to the writes to its clients.")
 
         self.redis_reconnects = counter("redis_reconnects_total", "Reconnects to Redis.", "role")

@@ -19,6 +19,7 @@ from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Transport
+from snorky.gateway.connection.native.direct_sender import DirectSender
 from snorky.gateway.connection.storage_quotas import Quotas
 from snorky.gateway.connection.waiting_replies import ReliefReport, WaitingReplies
 from snorky.gateway.contracts.broker import Broker
@@ -64,7 +65,7 @@ class Node:
     auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
     and stopped by the node; None = orders reach only this node. subscription_store (of server-side subscriptions),
     limit_store: stopped by the node; None = only in this process. compare_every_s: how often positions are compared
-    with history. grace_s: see `snorky.gateway.presence.roster_view`.
+    with history. grace_s: see `snorky.gateway.presence.roster_view`. direct_sender: how it writes to many connections.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class Node:
         subscription_store: SubscriptionStore | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
         grace_s: float = GRACE_S,
+        direct_sender: DirectSender | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self.direct_sender = direct_sender or DirectSender()
         self._node_id = node_id or new_node_id()
         self._metrics = metrics or Metrics()
         self._auth = auth or Authenticator(metrics=self._metrics)
-        self._hooks = hooks
+        self.hooks = hooks  # None = the backend is not asked
         if hooks is not None:
             self._auth.ask_by(hooks)
         self.is_redis_full: Callable[[], bool] = lambda: False  # set by the watcher of Redis' memory
@@ -130,9 +133,11 @@ class Node:
             history_filter=self._repair,
             roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
+            send_many=self.direct_sender.send_many,
         )
         if self._repair is not None:
             self._repair.release = self._fanout.intervals.release
+        self._metrics.fanout_path.labels(self.direct_sender.path).set(1)
         self._auth.on_other_claims = self.recheck
         self._hub.on_removed = self.cluster_limits.counts.leave_channel
         self._fanout.before_delivery = self._auth.grants.catch_up
@@ -192,11 +197,6 @@ class Node:
     def auth(self) -> Authenticator:
         """The authenticator of this node's connections."""
         return self._auth
-
-    @property
-    def hooks(self) -> Hooks | None:
-        """The HTTP hooks of this node; None = the backend is not asked."""
-        return self._hooks
 
     @property
     def is_ready(self) -> bool:

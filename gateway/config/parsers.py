@@ -16,6 +16,7 @@ __all__ = [
     "parse_backend_url",
     "parse_host",
     "parse_https_url",
+    "parse_native_fanout",
     "parse_networks",
     "parse_prefix",
     "parse_protocols",
@@ -124,6 +125,13 @@ def parse_redis_url(value: str | list[str]) -> str:
 def split_redis_urls(value: str) -> list[str]:
     """Split at commas that a scheme follows, not at those between the addresses of sentinels."""
     return [each.strip() for each in re.split(r",\s*(?=[a-z+]+://)", value)]
+
+
+def parse_native_fanout(value: str) -> str:
+    """Parse how the extension module may send: by io_uring if that is allowed, only by send(), or not at all."""
+    if value not in ("auto", "send", "off"):
+        raise ValueError('must be "auto", "send" or "off"')
+    return value
 
 
 def parse_prefix(value: str) -> str:

@@ -42,6 +42,7 @@ from snorky.gateway.config.parsers import (
     Network,
     is_loopback,
     parse_host,
+    parse_native_fanout,
     parse_networks,
     parse_prefix,
     parse_protocols,
@@ -96,6 +97,7 @@ class Public:
     drain_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
     sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # the script in SockJS's iframes
     protocols: tuple[str, ...] = _parsed(PROTOCOLS, list[str], parse_protocols)  # beside Snorky's own
+    native_fanout: str = _parsed("auto", str, parse_native_fanout)  # of the extension module, where it is built
     centrifuge_personal_channels: bool = False  # Centrifuge clients are subscribed to "#IDENTITY"
     pusher_apps: Mapping[str, PusherApp] | None = _parsed(None, PusherTable, parse_pusher_apps, secret=True)  # by id
 

@@ -7,14 +7,14 @@ Rules:
 - A reply counts against that bound before it is written, and against the node's bound while it is queued
   (`snorky.gateway.connection.waiting_replies`). A reply that exceeds the bound by itself is refused: `too_large`.
 - The queue holds references to frames that all receivers share, never copies.
-- The event loop combines the writes of one loop tick into one system call (uvloop does).
+- While `direct` is set, the fan-out may write to the socket itself (`snorky.gateway.connection.native.direct_sender`).
 - After closing, writes are discarded, and `is_closed` stays true.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from snorky.gateway.connection.newest import Newest
 from snorky.gateway.connection.rate_limiter import Limiter
@@ -24,6 +24,9 @@ from snorky.gateway.protocol.codec import MAX_VALUES, encode
 from snorky.gateway.protocol.foreign import Frontend
 from snorky.gateway.protocol.splicing import Compound
 from snorky.gateway.protocol.ws_frames import Dialect
+
+if TYPE_CHECKING:
+    from snorky.gateway.connection.native._sends import Direct
 
 __all__ = ["NO_CLAIMS", "SERVER_SIDE", "Connection", "Transport"]
 
@@ -81,6 +84,7 @@ class Connection:
         "channels",
         "claims",
         "dialect",
+        "direct",
         "frontend",
         "grants",
         "identity",
@@ -119,6 +123,7 @@ class Connection:
         self.grants: dict[str, AbstractSet[str]] | None = None  # by channel key: operations that a token permits
         self.limiter: Limiter | None = None  # set at the first message
         self.write: Callable[[bytes], object] = wire.write
+        self.direct: Direct | None = getattr(wire, "direct", None)
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.dialect.name}{' closed' if self._is_closed else ''}>"
@@ -251,7 +256,7 @@ class Connection:
         """Close: queued bytes are dropped, a close frame is written last. Idempotent."""
         if self._is_closed:
             return
-        self._is_closed, self.write = True, _discard
+        self._is_closed, self.write, self.direct = True, _discard, None
         try:
             self._wire.close(code, reason)  # it may call `take_held`
         finally:
@@ -262,21 +267,21 @@ class Connection:
         self._is_closed = True
         self._outbox = self._newest = None
         self._outbox_bytes = 0
-        self.write = _discard
+        self.write, self.direct = _discard, None
         if self._waiting is not None:
             self._waiting.settle(self)
 
     def pause(self) -> None:
         """Queue writes from now on. Called by the transport when its buffer is full."""
         if not self._is_closed:
-            self.write = self._hold
+            self.write, self.direct = self._hold, None
 
     def resume(self) -> None:
         """Write the queued bytes at once, and stop queueing. Called by the transport when its buffer has drained."""
         if self._is_closed:
             return
         held, self._outbox, self._outbox_bytes, self._newest = self._outbox, None, 0, None
-        self.write = self._wire.write
+        self.write, self.direct = self._wire.write, getattr(self._wire, "direct", None)
         if held:
             self._wire.write(b"".join(held))
         if self._waiting is not None:

@@ -20,6 +20,7 @@ import structlog
 
 from snorky.gateway.config.limits import PAYLOAD_MAX_BYTES
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.native.direct_sender import SendMany
 from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
 from snorky.gateway.delivery.delivery_rules import DeliveryRules
@@ -84,6 +85,7 @@ class Fanout:
     """Delivers publications to the subscribers in a hub.
 
     history_filter: of channels with a history. roster_filter: of rosters. payload_max_bytes: of one publication.
+    send_many: see `WriteQueue`.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Fanout:
         roster_filter: RosterFilter | None = None,
         chunk: int = CHUNK,
         payload_max_bytes: int = PAYLOAD_MAX_BYTES,
+        send_many: SendMany | None = None,
     ) -> None:
         self._hub = hub
         self._metrics = metrics
@@ -106,14 +109,11 @@ class Fanout:
         self.rules = DeliveryRules()
         self.intervals = FlushIntervals(self.rules, self.deliver)
         metrics.delayed_bytes.set_function(lambda: self.intervals.total_bytes)
-        self._write_queue = WriteQueue(
-            source, chunk=chunk, on_done=self._on_done, on_conflated=metrics.conflated_deliveries.inc
-        )
+        self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done, send_many=send_many)
+        self._write_queue.on_conflated = metrics.conflated_deliveries.inc
         self._batches = BatchEncoder(hub, self._write_queue, metrics, self.rules)
         self.before_delivery: Callable[[], object] = lambda: None  # set by the node
-        self.end_at_gap: Callable[[Connection, str], object] = lambda _connection, _key: (
-            None
-        )  # likewise; must not raise
+        self.end_at_gap: Callable[[Connection, str], object] = lambda *_: None  # likewise; must not raise
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False

@@ -5,6 +5,8 @@ Rules:
 - A pass over very many clients is split into chunks, one per loop tick, so that the loop stays responsive
   (5,000 writes block it for 65 ms). While passes are running, the broker is not read: its bytes stay in the
   socket, and the next read returns more at once, which costs less per publication.
+- The extension module writes to all connections of a chunk in one call, where it is built; the rest is written by each
+  connection itself (`snorky.gateway.connection.native.direct_sender`).
 - A connection that unsubscribes in the meantime is not written to any more, nor one that subscribed (again) after
   the pass was queued.
 """
@@ -19,6 +21,7 @@ from typing import Final, Protocol
 import structlog
 
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.native.direct_sender import DIRECT_MIN, SendMany
 from snorky.gateway.delivery.hub import Groups
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.protocol.ws_frames import Dialect
@@ -82,8 +85,8 @@ class Batch:
 class WriteQueue:
     """Runs passes.
 
-    on_done: called when all queued passes are complete. on_conflated: called with the number of messages that newer
-    ones replaced in outboxes.
+    on_done: called when all queued passes are complete. send_many: of the extension module, if any. on_conflated: gets the
+    number of messages that newer ones replaced in outboxes.
     """
 
     def __init__(
@@ -92,12 +95,13 @@ class WriteQueue:
         *,
         chunk: int,
         on_done: Callable[[], None],
-        on_conflated: Callable[[int], object] = lambda _count: None,
+        send_many: SendMany | None = None,
     ) -> None:
         self._source = source
+        self._send_many = send_many
         self._chunk = chunk
         self._on_done = on_done
-        self._on_conflated = on_conflated
+        self.on_conflated: Callable[[int], object] = lambda _count: None
         self._passes: deque[Batch] = deque()
         self._next: asyncio.Handle | None = None  # set while passes continue in later ticks: the source is paused
         self.line_up = self._passes.append
@@ -139,11 +143,12 @@ class WriteQueue:
                 connections = connections[current.done : current.done + budget]
                 connections = tuple(each for each in connections if 0 < group.get(each, 0) <= joined)
                 current.done += budget
-            for connection in connections:
-                try:  # costs nothing unless it raises
-                    connection.write(data)
-                except Exception:  # an error of one transport must not block the other connections
-                    self._give_up(connection)
+            if self._send_many is None or not self._send(self._send_many, connections, data):
+                for connection in connections:
+                    try:  # costs nothing unless it raises
+                        connection.write(data)
+                    except Exception:  # an error of one transport must not block the other connections
+                        self._give_up(connection)
             budget -= len(connections)
             if not current.done or current.done >= len(current.connections):
                 passes.popleft()
@@ -177,8 +182,24 @@ class WriteQueue:
                     connection.write(batch.data)
             except Exception:  # as in `_run`
                 self._give_up(connection)
-        self._on_conflated(replaced)
+        self.on_conflated(replaced)
         return spent
+
+    def _send(self, send_many: SendMany, connections: tuple[Connection, ...], data: bytes) -> bool:
+        """Write by the extension module; False = nothing was written, because it can use none of the connections."""
+        if len(connections) < DIRECT_MIN:
+            return False
+        incomplete = send_many([each.direct for each in connections], data)
+        if incomplete is None:
+            return False
+        for index, sent in incomplete:
+            connection = connections[index]
+            try:
+                rest = memoryview(data)[sent:] if sent else data  # never a copy: all receivers share it
+                connection.write(rest)  # type: ignore[arg-type]  # transports with a socket take any buffer
+            except Exception:
+                self._give_up(connection)
+        return True
 
     @staticmethod
     def _give_up(connection: Connection) -> None:

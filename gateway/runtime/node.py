@@ -14,12 +14,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
+
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.config.auth import Auth
 from snorky.gateway.config.rules.channel_rules import digest_of
 from snorky.gateway.config.settings import Settings, load
+from snorky.gateway.connection.native.direct_sender import DirectSender
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.errors import ConfigurationError
@@ -34,6 +37,8 @@ from snorky.gateway.sdk.hook_services import problems_of_hooks
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["running", "running_node"]
+
+_log = structlog.get_logger("snorky.node")
 
 
 @asynccontextmanager
@@ -70,6 +75,8 @@ async def running_node(
             auth=settings.auth,
             metrics=metrics,
         )
+        direct_sender = DirectSender(settings.public.native_fanout)
+        _log.info("fan-out", path=direct_sender.path, reason=direct_sender.reason or None)
         node = Node(
             broker,
             directory,
@@ -83,6 +90,7 @@ async def running_node(
             cluster_limits=settings.cluster_limits,
             limit_store=None if topology is None else topology.limit_store(),
             subscription_store=None if topology is None else topology.subscription_store(),
+            direct_sender=direct_sender,
         )
         for registry in registries:
             node.attach(registry)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 
@@ -39,6 +40,8 @@ async def test_check_is_content_with_a_good_redis(redis):
     assert code == 0, output
     for fact in ("aiohttp", "redis 7", "messages received on snorky:*", "file descriptors", "ok  a node can start"):
         assert fact in output
+    code, output = await snorky("check", env={**env, "SNORKY_PUBLIC__NATIVE_FANOUT": "off"})
+    assert code == 0 and re.search(r'fan-out +python \(native_fanout = "off"\)', output), output
 
 
 async def test_commands_know_all_of_several_redis(redis, tmp_path):

@@ -74,6 +74,7 @@ async def main():
 asyncio.run(main())
 """
 OLD = '[services.pubsub]\nclass = "services.pubsub:PubSubService"\n'
+EXTENSION = "snorky/gateway/connection/native/_sends.abi3.so"
 _DEADLINE_S = 60
 
 
@@ -127,15 +128,33 @@ def tracked(folder: str) -> set[str]:
     return {name for name in listed if (ROOT / name).is_file()}
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
-    place = tmp_path_factory.mktemp("wheels")
-    tree, tools = place / "tree", place / "tools"
+def packaged() -> set[str]:
+    """Name the files of the gateway's wheel, without the extension module."""
+    files = [name for folder in ("gateway", "services") for name in tracked(folder) if not name.endswith(".c")]
+    modules = [name.replace("clients/js/src", "snorky/gateway/http/browser") for name in tracked("clients/js/src")]
+    return {*(f"snorky/{name}" for name in files), *modules}
+
+
+def copy_tree(tree: Path) -> None:
     for name in tracked("."):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tree / name)
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", tools)
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with setuptools."""
+    place = tmp_path_factory.mktemp("tools")
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", place)
     run(*pip, "setuptools>=77", cwd=place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def built(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
+    place = tmp_path_factory.mktemp("wheels")
+    tree = place / "tree"
+    copy_tree(tree)
     gateway = build(tree, place / "gateway", tools)
     return gateway, build(tree / "clients" / "python", place / "client", tools)
 
@@ -160,13 +179,25 @@ def shop(built: tuple[Built, Built], tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_wheels_hold_all_of_our_packages_under_one_root_that_is_nobodys(built: tuple[Built, Built]) -> None:
     gateway, client = built
-    expected = {f"snorky/{name}" for folder in ("gateway", "services") for name in tracked(folder)}
-    modules = tracked("clients/js/src")
-    assert gateway.files == expected | {
-        name.replace("clients/js/src", "snorky/gateway/http/browser") for name in modules
-    }
+    assert gateway.files - {EXTENSION} == packaged()
     assert client.files == {name.removeprefix("clients/python/") for name in tracked("clients/python/snorky")}
     assert all(name.startswith("snorky/client/") for name in client.files)
+
+
+@pytest.mark.needs("gcc")
+def test_wheel_with_the_extension_module_is_for_all_versions_of_python(built: tuple[Built, Built]) -> None:
+    gateway, _ = built
+    assert EXTENSION in gateway.files
+    assert "-cp311-abi3-linux_" in gateway.wheel.name
+
+
+def test_without_a_compiler_the_wheel_has_only_python(tools: Path, tmp_path: Path) -> None:
+    copy_tree(tmp_path / "tree")
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
+    run(*pip, tmp_path, tmp_path / "tree", cwd=tmp_path, env={"PYTHONPATH": str(tools), "CC": "/nonexistent/cc"})
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert {name for name in names(wheel) if ".dist-info/" not in name} == packaged()
 
 
 async def test_project_with_such_folders_of_its_own_serves_publishes_and_subscribes(shop: tuple[Path, Path]) -> None:

@@ -40,6 +40,8 @@ START_WITHIN_S = 30.0
 PAUSE_WITHIN_S = 20.0
 FENCE_WITHIN_S = 10.0
 
+PATHS = ("auto", "off", "send")  # of the nodes, in turn: every row runs with the extension module and without
+
 
 class Lab:
     """A deployment under load. Made by `running_lab`. redis: the only server, if there is only one."""
@@ -72,6 +74,7 @@ class Lab:
             "SNORKY_REDIS_URL": self._nodes_url,
             "SNORKY_PUBLIC__PORT": str(public),
             "SNORKY_PRIVATE__PORT": str(private),
+            "SNORKY_PUBLIC__NATIVE_FANOUT": PATHS[index % len(PATHS)],
         }
         return NodeProcess(env, argv=(*GATEWAY, "serve", "--config", str(self._config), "--log-level", "warning"))
 

@@ -68,8 +68,8 @@ def test_labels_are_the_few_that_are_bounded() -> None:
     metrics = Metrics()
     labels = {name for each in vars(metrics).values() for name in getattr(each, "_labelnames", ())}
     assert labels == {
-        "app", "code", "command", "door", "encoding", "key", "limit", "operation", "outcome", "python", "reason",
-        "role", "service", "transport", "version",
+        "app", "code", "command", "door", "encoding", "key", "limit", "operation", "outcome", "path", "python",
+        "reason", "role", "service", "transport", "version",
     }  # fmt: skip
 
 

@@ -92,6 +92,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_silent",
         "_transport",
         "_work",
+        "direct",
         "slot",
         "units",
         "write",
@@ -128,6 +129,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.slot = 0
         self.units: Sequence[Unit] = ()  # that the client counts against limits; until the connection is made
         self.write: Callable[[bytes], object] = transport.write
+        self.direct = endpoint.node.direct_sender.direct_of(transport)
         self._refusal = refusal
         self._connection = endpoint.node.new_connection(self, dialect, remote_ip=remote_ip)
         if session is not None:

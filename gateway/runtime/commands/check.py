@@ -15,6 +15,7 @@ from snorky.gateway.config.auth import algorithm_of
 from snorky.gateway.config.hooks import Hook, SubscribeHook
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Private, Settings, load
+from snorky.gateway.connection.native.direct_sender import DirectSender
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, Insecure, output
@@ -94,6 +95,7 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
         return None
     findings.problems.extend(settings.problems(insecure=insecure))
     public, private = settings.public, settings.private
+    sender = DirectSender(public.native_fanout)
     findings.add(
         "settings",
         {
@@ -102,6 +104,7 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
             "origins": ", ".join(public.allowed_origins) or "only pages of the node itself, on loopback",
             "authentication": _authentication(settings, findings),
             "prefix": settings.prefix,
+            "fan-out": f"{sender.path}{f' ({sender.reason})' if sender.reason else ''}",
         },
     )
     apps = (public.pusher_apps or {}).values()

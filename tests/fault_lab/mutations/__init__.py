@@ -18,6 +18,7 @@ from tests.fault_lab.mutations.js_client import JS_CLIENT_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
 from tests.fault_lab.mutations.limits import LIMITS_MUTATIONS
 from tests.fault_lab.mutations.mutation import Mutation, mutate
+from tests.fault_lab.mutations.native import NATIVE_MUTATIONS
 from tests.fault_lab.mutations.permission_tables import TABLE_MUTATIONS
 from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
 from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
@@ -44,6 +45,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *BATCH_MUTATIONS,
     *LIBRARY_MUTATIONS,
     *SCRIPTS_MUTATIONS,
+    *NATIVE_MUTATIONS,
     *HTTP_MUTATIONS,
     *HOOKS_MUTATIONS,
     *SOCKJS_MUTATIONS,

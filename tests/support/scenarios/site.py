@@ -17,7 +17,8 @@ import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from snorky.gateway.config.hooks import Hooks as HookSettings
 from snorky.gateway.config.limits import ClusterLimits
 from snorky.gateway.config.settings import Limits, Private, Public
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.native.direct_sender import DirectSender
 from snorky.gateway.contracts.limits import LimitStore
 from snorky.gateway.http.app import private_app, public_app
 from snorky.gateway.http.outbound.hook_calls import http_hooks
@@ -46,10 +48,13 @@ from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.control import ControlBackend
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients.raw_ws import DEADLINE_S, RawClient
+from tests.support.extension import extension_built, skip_without_ring
 
-__all__ = ["Echo", "RunningSite", "gone", "on_both_loops", "running_site", "until"]
+__all__ = ["Echo", "RunningSite", "gone", "on_both_loops", "on_both_paths", "running_site", "until"]
 
 _TEST_TIMEOUT_S = 60.0
+SETTINGS = {"send": "send", "python": "off"}  # of `native_fanout`, by path
+_path: ContextVar[str] = ContextVar("path", default="")  # set by `on_both_paths`; "" = whichever is installed
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -68,6 +73,24 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     run.__signature__ = inspect.Signature([own, *inspect.signature(test).parameters.values()])  # type: ignore[attr-defined]
     loops = [pytest.param(uvloop.new_event_loop, id="uvloop"), pytest.param(asyncio.new_event_loop, id="asyncio")]
     return pytest.mark.parametrize("loop_factory", loops)(run)
+
+
+def on_both_paths(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test on both loops, each with the extension module, built for the tests, and without it."""
+
+    @functools.wraps(test)
+    async def on_path(path: str, **others: Any) -> None:
+        if path == "io_uring":
+            skip_without_ring()
+        _path.set(path)
+        with extension_built() if path != "python" else nullcontext():
+            await test(**others)
+
+    own = inspect.Parameter("path", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    on_path.__signature__ = inspect.Signature([own, *inspect.signature(test).parameters.values()])  # type: ignore[attr-defined]
+    paths = [pytest.param(each, marks=pytest.mark.needs("gcc")) for each in ("io_uring", "send")]
+    paths.append(pytest.param("python"))
+    return pytest.mark.parametrize("path", paths)(on_both_loops(on_path))
 
 
 async def until(is_true: Callable[[], Any], what: str = "", *, within_s: float = DEADLINE_S) -> None:
@@ -251,7 +274,9 @@ async def running_site(
         hooks=await asked.__aenter__(),
         cluster_limits=cluster_limits,
         limit_store=limit_store,
+        direct_sender=DirectSender(SETTINGS.get(_path.get(), "auto")),
     )
+    assert node.direct_sender.path == (_path.get() or node.direct_sender.path)
     echo = Echo()
     registry = ServiceRegistry(
         [PubSubService(channels=channels, unmatched="open"), AuthService(), echo], requires_identity=requires_identity

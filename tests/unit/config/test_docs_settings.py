@@ -51,6 +51,7 @@ WORDS = {
 PEM = Issuer().pem.decode()
 OTHER_VALUES = {
     "replies_max_bytes": "50000000",  # none of them a default
+    "native_fanout": "off",
     "text": "somewhere",
     "integer": "77777",
     "port": "7777",

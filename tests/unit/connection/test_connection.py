@@ -47,6 +47,39 @@ def test_write_is_the_wires_own_while_it_takes_bytes() -> None:
     assert connection.write == wire.write
 
 
+class DirectWire(FakeTransport):
+    """Says that the fan-out may write to its socket."""
+
+    direct = object()
+
+
+@pytest.mark.parametrize("end", ["close", "mark_closed"])
+def test_only_an_open_connection_that_does_not_queue_may_be_written_to_directly(end: str) -> None:
+    wire = DirectWire()
+    connection, _ = make(wire)
+    assert connection.direct is wire.direct
+    connection.pause()
+    assert connection.direct is None
+    connection.resume()
+    assert connection.direct is wire.direct
+    if end == "close":
+        connection.close(CloseCode.GOING_AWAY)
+    else:
+        connection.mark_closed()
+    assert connection.direct is None
+    connection.pause()
+    connection.resume()
+    assert connection.direct is None
+
+
+def test_a_wire_without_a_socket_of_its_own_is_always_asked() -> None:
+    connection, _ = make()
+    assert connection.direct is None
+    connection.pause()
+    connection.resume()
+    assert connection.direct is None
+
+
 def test_buffered_frames_are_written_at_once_and_in_order() -> None:
     connection, wire = make()
     connection.write(b"1")

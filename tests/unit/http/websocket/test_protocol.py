@@ -26,7 +26,7 @@ from tests.support.clients.raw_ws import (
     handshake_head,
 )
 from tests.support.scenarios.echoes import assert_echoes, echo
-from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
+from tests.support.scenarios.site import RunningSite, gone, on_both_loops, on_both_paths, running_site, until
 
 
 def somaxconn() -> int:
@@ -79,7 +79,7 @@ async def test_compressed_clients_are_read_and_written() -> None:
         assert await client.closed() == 1009
 
 
-@on_both_loops
+@on_both_paths
 async def test_publications_reach_every_kind_of_client() -> None:
     async with running_site(public=Public(compression=True)) as site:
         plain = await site.subscriber()
@@ -305,7 +305,7 @@ async def test_the_backlog_is_ours_and_not_the_library_s() -> None:
         assert backlog == min(4096, somaxconn())
 
 
-@on_both_loops
+@on_both_paths
 async def test_a_reset_during_a_pass_raises_nothing_and_costs_the_others_nothing() -> None:
     async with running_site() as site:
         clients = [await site.subscriber() for _ in range(20)]
@@ -322,7 +322,7 @@ async def test_a_reset_during_a_pass_raises_nothing_and_costs_the_others_nothing
         await until(lambda: site.node.counts == {"connections": 0, "subscriptions": 0, "channels": 0})
 
 
-@on_both_loops
+@on_both_paths
 async def test_a_connection_that_is_lost_may_still_be_used_by_services() -> None:
     """They hold connections across awaits: no use of a closed one raises."""
     async with running_site() as site:

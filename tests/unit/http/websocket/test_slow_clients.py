@@ -15,7 +15,7 @@ from tests.support.clients.raw_ws import (
     frame,
 )
 from tests.support.scenarios.echoes import assert_echoes, echo
-from tests.support.scenarios.site import on_both_loops, running_site, until
+from tests.support.scenarios.site import on_both_loops, on_both_paths, running_site, until
 
 FAST_PINGS = Public(ping_interval_s=0.25)
 
@@ -26,7 +26,7 @@ SMALL = Limits(outbox_max_bytes=200_000, send_buffer_bytes=16_384)  # a slow con
 # -- slow consumers --------------------------------------------------------------------------------------------
 
 
-@on_both_loops
+@on_both_paths
 async def test_a_slow_consumer_is_closed_and_its_memory_returned_and_the_others_get_everything() -> None:
     async with running_site(limits=SMALL) as site:
         slow = await site.subscriber(receive_buffer_bytes=4096)
@@ -50,7 +50,7 @@ async def test_a_slow_consumer_is_closed_and_its_memory_returned_and_the_others_
         slow.close()
 
 
-@on_both_loops
+@on_both_paths
 async def test_frames_are_shared_and_freed_with_the_connection() -> None:
     async with running_site(limits=SMALL) as site:
         clients = [await site.client(receive_buffer_bytes=4096) for _ in range(5)]
@@ -66,7 +66,7 @@ async def test_frames_are_shared_and_freed_with_the_connection() -> None:
             client.close()
 
 
-@on_both_loops
+@on_both_paths
 async def test_client_that_reads_again_in_time_gets_everything_in_order() -> None:
     async with running_site(limits=Limits(send_buffer_bytes=16_384)) as site:
         client = await site.subscriber(receive_buffer_bytes=4096)
@@ -82,7 +82,7 @@ async def test_client_that_reads_again_in_time_gets_everything_in_order() -> Non
         assert (await client.message())["message"]["message"] == "end"
 
 
-@on_both_loops
+@on_both_paths
 async def test_a_small_bound_counts_the_transports_buffer() -> None:
     limits = Limits(outbox_max_bytes=8192, message_max_bytes=4096, send_buffer_bytes=4096)
     async with running_site(limits=limits) as site:

@@ -1,0 +1,1 @@
+"""An optional extension module that writes to many sockets at once."""
