@@ -85,8 +85,8 @@ class Batch:
 class WriteQueue:
     """Runs passes.
 
-    on_done: called when all queued passes are complete. send_many: of the extension module, if any. on_conflated: gets the
-    number of messages that newer ones replaced in outboxes.
+    on_done: called when all queued passes are complete. send_many: of the extension module, if any. on_conflated: gets
+    the number of messages that newer ones replaced in outboxes.
     """
 
     def __init__(
