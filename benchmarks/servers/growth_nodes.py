@@ -70,7 +70,7 @@ class Client:
     def write(self, data: bytes) -> None:
         """See Transport. A reply ends the call."""
         if b'"callId":1' in data and self._reply is not None and not self._reply.done():
-            if b'"type":"error"' in data and b'"too_large"' not in data:
+            if b'"type":"error"' in data and b'"Too many members"' not in data:
                 self._reply.set_exception(RuntimeError(data[:300]))
             else:
                 self._reply.set_result(None)
