@@ -175,10 +175,10 @@ def growth_rows(growth: Growth) -> list[str]:
             rows.append([f"{roster.members:,}", *figures])
         tables.append(rows)
     if growth.crowd:
-        rows = [["longest step of the loop", "subscribers", "CPU ms", "wall ms", "of it garbage collection"]]
+        rows = [["longest step of the loop", "subscribers", "with sockets", "CPU ms", "of it GC", "wall ms"]]
         for step in growth.crowd:
-            figures = [f"{ms:.1f}" for ms in (step.cpu_ms, step.wall_ms, step.gc_ms)]
-            rows.append([step.what, f"{step.subscribers:,}", *figures])
+            figures = [f"{ms:.1f}" for ms in (step.cpu_ms, step.gc_ms, step.wall_ms)]
+            rows.append([step.what, f"{step.subscribers:,}", f"{step.sockets:,}", *figures])
         tables.append(rows)
     lines: list[str] = []
     for table in tables:

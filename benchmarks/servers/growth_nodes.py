@@ -123,7 +123,18 @@ class Nodes:
         """The commands by their names."""
         return {
             name: getattr(self, name)
-            for name in ("nodes", "watchers", "arrivals", "channels", "members", "joins", "presence", "serve", "watch")
+            for name in (
+                "nodes",
+                "watchers",
+                "arrivals",
+                "channels",
+                "members",
+                "joins",
+                "presence",
+                "serve",
+                "crowd",
+                "watch",
+            )
         }
 
     def _new_client(self, place: int) -> Client:
@@ -187,12 +198,20 @@ class Nodes:
 
     async def members(self, count: int) -> None:
         """Let clients of the first node enter two rosters: FEW_MEMBERS that of FEW, so many that of CROWD."""
-        for channel, size in ((FEW, FEW_MEMBERS), (CROWD, count)):
-            for start in range(0, size, AT_ONCE):
-                clients = [self._new_client(0) for _ in range(start, min(start + AT_ONCE, size))]
-                await asyncio.gather(*(client.call("subscribe", channel) for client in clients))
-                self._clients += clients
+        await self._enter(0, FEW, FEW_MEMBERS)
+        await self._enter(0, CROWD, count)
         answer(members=count)
+
+    async def crowd(self, count: int) -> None:
+        """Let so many clients without sockets, of the last node, subscribe to CROWD."""
+        await self._enter(len(self._nodes) - 1, CROWD, count)
+        answer(clients=count)
+
+    async def _enter(self, place: int, channel: str, count: int) -> None:
+        for start in range(0, count, AT_ONCE):
+            clients = [self._new_client(place) for _ in range(start, min(start + AT_ONCE, count))]
+            await asyncio.gather(*(client.call("subscribe", channel) for client in clients))
+            self._clients += clients
 
     async def joins(self, is_crowd: int, count: int) -> None:
         """Let so many clients of the last node join a roster, one after another, and leave it.
