@@ -27,7 +27,7 @@ __all__ = [
     "rosters",
 ]
 
-SETTLE_S = 6.0  # until what the start of nodes, or of their clients, began is done
+SETTLE_S = 12.0  # until what the start of nodes, or of their clients, began is done
 ARRIVALS_PER_S = 10
 WARM_CHANNELS = 2_000
 CHANNELS_EACH = 1_000  # the default of channels_per_connection
@@ -112,7 +112,7 @@ class Growth:
 
 def grow(files: int, *, is_quick: bool, note: Callable[[str], object]) -> Growth:
     """Run all parts. files: the limit of open files. note: called with what begins. Raises ChildFailed."""
-    numbers, seconds = ((2, 8, 32), 5.0) if is_quick else ((2, 8, 32, 128), 10.0)
+    numbers, seconds = ((2, 8), 10.0) if is_quick else ((2, 8, 32, 128), 10.0)
     channels, members, subscribers = (50_000, 5_000, 2_000) if is_quick else (1_000_000, 100_000, 20_000)
     note(f"{numbers[-1]} nodes on one Redis")
     found = Growth(many_nodes(numbers, seconds=seconds))

@@ -7,6 +7,7 @@ Limits that would only stop the benchmark are raised; nothing else differs.
 """
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -151,6 +152,7 @@ class Nodes:
             self._nodes.append((node, registry))
         while not all(node.is_ready for node, _ in self._nodes):  # noqa: ASYNC110 - only once, during startup
             await asyncio.sleep(0.01)
+        _freeze()
         answer(nodes=len(self._nodes), took_s=perf_counter() - began_s)
 
     async def watchers(self) -> None:
@@ -248,6 +250,7 @@ class Nodes:
         gateway = await self._stack.enter_async_context(Gateway(self._settings, public=registry))
         await gateway.until_ready(10)
         self._nodes.append((gateway.node, registry))
+        _freeze()
         answer(port=urlsplit(gateway.public_urls[0]).port or 0)
 
     async def watch(self, is_on: int) -> None:
@@ -260,6 +263,12 @@ class Nodes:
 
     def _connections(self) -> int:
         return sum(node.counts["connections"] for node, _ in self._nodes)
+
+
+def _freeze() -> None:
+    """Do what `snorky serve` does once its node is ready."""
+    gc.collect()
+    gc.freeze()
 
 
 async def run(redis_url: str) -> None:
