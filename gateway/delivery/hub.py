@@ -16,28 +16,21 @@ Rules:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, cast
+from typing import Final
 
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.delivery.groups import NO_GROUP, Group, Groups
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.protocol.codec import Json
 from snorky.gateway.protocol.publication import Change, Position, Selector
 from snorky.gateway.protocol.splicing import Template
-from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["Channel", "Group", "Groups", "Hub", "RosterEvent"]
+__all__ = ["NO_GROUPS", "Channel", "Group", "Groups", "Hub", "RosterEvent"]
 
 AHEAD: Final = 60_000_000  # microseconds: if a list's version is this much later, Redis' clock was set back since
 LATE_S: Final = 5.0  # changes delayed more are sent, perhaps twice: the clock of Redis may have been set back
 
-Group = dict[Connection, int]  # with the number of its subscription
-Groups = dict[Dialect, Group]
-
-# What a channel has until its first such subscriber: without one, three dictionaries would be a fifth of its memory.
-# Nothing can be written to them.
-NO_GROUP: Final = cast(Group, MappingProxyType({}))
-NO_GROUPS: Final = cast(Groups, MappingProxyType({}))
+NO_GROUPS: Final = Groups()  # what a channel has until its first subscriber with positions: stays empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +71,7 @@ class Channel:
     def __init__(self, key: str, template: Template) -> None:
         self.key = key
         self.template = template
-        self.groups: Groups = {}
+        self.groups = Groups()
         # A node may have a million channels, most of them with one plain subscriber.
         self.positioned: Groups = NO_GROUPS
         self.pending: Group = NO_GROUP
@@ -186,7 +179,7 @@ class Hub:
         self.joined += 1
         if is_pending and channel.pending is NO_GROUP:
             channel.pending = {}
-        group = channel.pending if is_pending else channel.groups.setdefault(connection.dialect, {})
+        group = channel.pending if is_pending else channel.groups.of(connection.dialect)
         group[connection] = self.joined
         channel.size += 1
         self.subscriptions += 1
@@ -211,8 +204,8 @@ class Hub:
         channel.gap = gap
         self.joined += 1
         if channel.positioned is NO_GROUPS:
-            channel.positioned = {}
-        channel.positioned.setdefault(connection.dialect, {})[connection] = self.joined
+            channel.positioned = Groups()
+        channel.positioned.of(connection.dialect)[connection] = self.joined
 
     def remove(self, connection: Connection, key: str) -> bool:
         """Unsubscribe a connection; True if it was the channel's last subscriber. Raises NotSubscribed."""
@@ -227,11 +220,8 @@ class Hub:
             del channel.pending[connection]
         else:
             dialect = connection.dialect
-            is_plain = connection in channel.groups.get(dialect, ())
-            groups = channel.groups if is_plain else channel.positioned
-            del groups[dialect][connection]
-            if not groups[dialect]:
-                del groups[dialect]
+            if not channel.groups.discard(dialect, connection):
+                channel.positioned.discard(dialect, connection)
         channel.size -= 1
         self.subscriptions -= 1
         assert isinstance(connection.channels, set)  # noqa: S101 - for the type checker: it contains a key

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.delivery.hub import NO_GROUP, NO_GROUPS, Hub
+from snorky.gateway.delivery.groups import NO_GROUP
+from snorky.gateway.delivery.hub import NO_GROUPS, Hub
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.protocol.splicing import PAYLOAD, Template
 from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeTransport
