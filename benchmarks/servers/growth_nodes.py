@@ -41,6 +41,7 @@ RULES: Final = (
 FEW, CROWD, WATCHED = "roster-few", "roster-crowd", "watched"
 AT_ONCE: Final = 10_000  # members that enter at once
 FEW_MEMBERS: Final = 100
+TRIES: Final = 5
 BOUNDLESS: Final = 1 << 30
 _JSON: Final = dialect_for(Encoding.JSON)
 
@@ -58,11 +59,18 @@ class Client:
         node.connect(self.connection, registry)
 
     async def call(self, command: str, channel: str) -> None:
-        """Send a command about a channel, and wait for its reply. Raises RuntimeError: it is an error."""
-        self._reply = asyncio.get_running_loop().create_future()
+        """Send a command about a channel, again while the node is unavailable. Raises RuntimeError: another error."""
         message = {"command": command, "params": {"channel": channel}, "callId": 1}
-        self._registry.receive(self.connection, compact({"service": "pubsub", "message": message}))
-        await self._reply
+        for wait_s in range(1, TRIES):
+            self._reply = asyncio.get_running_loop().create_future()
+            self._registry.receive(self.connection, compact({"service": "pubsub", "message": message}))
+            try:
+                return await self._reply
+            except RuntimeError as error:
+                if "unavailable" not in str(error):
+                    raise
+            await asyncio.sleep(wait_s)
+        raise RuntimeError(f"unavailable {TRIES} times: {command} {channel}")
 
     def leave(self) -> None:
         """Close the connection, as a client does that leaves."""
@@ -146,10 +154,13 @@ class Nodes:
     async def nodes(self, count: int) -> None:
         """Start nodes until there are so many. Answers when all receive what is published through Redis."""
         began_s = perf_counter()
-        while len(self._nodes) < count:
-            registry = ServiceRegistry([PubSubService(channels=[dict(each) for each in RULES])])
-            node = await self._stack.enter_async_context(running_node(registry, settings=self._settings))
-            self._nodes.append((node, registry))
+        registries = [
+            ServiceRegistry([PubSubService(channels=[dict(each) for each in RULES])])
+            for _ in range(len(self._nodes), count)
+        ]
+        contexts = [running_node(registry, settings=self._settings) for registry in registries]
+        nodes = await asyncio.gather(*map(self._stack.enter_async_context, contexts))
+        self._nodes += zip(nodes, registries, strict=True)
         while not all(node.is_ready for node, _ in self._nodes):  # noqa: ASYNC110 - only once, during startup
             await asyncio.sleep(0.01)
         _freeze()
