@@ -36,6 +36,13 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/redis/directory/test_rosters.py", "many_steps_of_the_loop"),
     ),
     Mutation(
+        guard="recent names of a channel that is given up",
+        file="gateway/redis/pubsub/subscriber.py",
+        old="            del self._by_key[channel.key]\n            self._recent.clear()\n",
+        new="            del self._by_key[channel.key]\n",
+        argv=test("tests/unit/redis/pubsub/test_subscriber.py", "heard_when_it_is_subscribed_again"),
+    ),
+    Mutation(
         guard="a single group without a dictionary",
         file="gateway/delivery/groups.py",
         old="        if self._dialect is None:\n            self._dialect, self._group = dialect, {}\n",

@@ -199,3 +199,16 @@ async def test_a_channel_is_stored_without_its_names() -> None:
         redis.send(message(names.of("pubsub:7")[0], b"1"))
         await asyncio.wait_for(heard.batch_came.wait(), 5.0)
         assert heard.batches == [{"pubsub:7": [b"1"]}]
+
+
+async def test_a_channel_that_was_given_up_is_heard_when_it_is_subscribed_again() -> None:
+    async with ScriptedRedis(confirm) as redis, subscriber(redis) as (hearing, heard):
+        await within(heard.whole)
+        for number in range(2):
+            heard.batch_came.clear()
+            await hearing.subscribe("a")
+            redis.send(message(b"a", b"%d" % number))
+            await asyncio.wait_for(heard.batch_came.wait(), 5.0)
+            hearing.unsubscribe("a")
+            await hearing.subscribe("fence")  # UNSUBSCRIBE is sent before this is confirmed
+        assert heard.batches == [{"a": [b"0"]}, {"a": [b"1"]}]
