@@ -8,13 +8,14 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.report.goals import goals, protocol_goals
+from benchmarks.report.goals import goals, growth_goals, protocol_goals
 from benchmarks.report.table import (
     before_connection_rows,
     before_rows,
     capacity_rows,
     connection_rows,
     fanout_rows,
+    growth_rows,
     inbound_rows,
     protocol_rows,
     sustained_rows,
@@ -22,6 +23,7 @@ from benchmarks.report.table import (
 from benchmarks.scenarios.capacity import Costs, costs, loads
 from benchmarks.scenarios.connections import Connections, connect, medians
 from benchmarks.scenarios.fanout import Cell, measure
+from benchmarks.scenarios.growth import Growth, grow
 from benchmarks.scenarios.inbound import Inbound, flood
 from benchmarks.scenarios.sustained import Sustained, sustain
 from benchmarks.servers.protocols import protocols
@@ -33,7 +35,7 @@ from benchmarks.support.message import subscribe
 
 __all__: list[str] = []
 
-SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound", "capacity")
+SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound", "capacity", "growth")
 REPETITIONS = 5  # of connections, when two versions are compared
 
 
@@ -64,6 +66,7 @@ def main() -> int:
     inbound: list[Inbound] = []
     figures: Costs | None = None
     compared_loads: list[Sustained] = []
+    growth = Growth()
     with ExitStack() as stack:
         redis = None
         try:
@@ -97,6 +100,8 @@ def main() -> int:
                 _note("what a load costs, for snorky capacity")
                 figures = costs(connections=2_000 if options.quick else 10_000, repetitions=3 if options.quick else 9)
                 compared_loads = loads(redis)
+            if "growth" in sections and redis is not None:
+                growth = grow(files, is_quick=options.quick, note=_note)
         except ChildFailed as error:
             faults.append(f"FAILED: {error}")
         if redis is not None:
@@ -107,10 +112,12 @@ def main() -> int:
         found |= {"fanout": [*map(asdict, cells)], "protocols": [*map(asdict, by_protocol)]}
         found |= {"redis": [*map(asdict, sustained)], "connections": [*map(asdict, idle)]}
         found |= {"inbound": [*map(asdict, inbound)], "loads": [*map(asdict, compared_loads)]}
+        found["growth"] = asdict(growth)
         if figures is not None:
             found["figures"] = asdict(figures)
         print(json.dumps(found, indent=2))
         return int(is_failed)
+    found_goals = [*goals(cells, sustained, idle), *protocol_goals(by_protocol), *growth_goals(growth)]
     for rows in (
         fanout_rows(cells) if cells else [],
         before_rows(cells),
@@ -120,7 +127,8 @@ def main() -> int:
         before_connection_rows(idle),
         inbound_rows(inbound) if inbound else [],
         capacity_rows(figures, compared_loads) if figures else [],
-        [str(goal) for goal in (*goals(cells, sustained, idle), *protocol_goals(by_protocol))],
+        growth_rows(growth),
+        [str(goal) for goal in found_goals],
         faults,
     ):
         lines += ["", *rows] if rows else []

@@ -12,7 +12,7 @@ from snorky.gateway.config.rules.access_words import Words
 from snorky.gateway.config.rules.channel_rules import ChannelRule, Rule, Rules
 from snorky.gateway.config.settings import ApiKey, Auth, ClusterLimits, Limits, Private, Public, Settings, load
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSize, RosterSnapshot
 from snorky.gateway.contracts.history import History, HistoryStore, Order, Recovery, history_of
 from snorky.gateway.errors import (
     AlreadySubscribed,
@@ -108,6 +108,7 @@ __all__ = [
     "Refused",
     "ReplyTooLarge",
     "Revoked",
+    "RosterSize",
     "RosterSnapshot",
     "Rosters",
     "Rule",

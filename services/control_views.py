@@ -14,9 +14,10 @@ from typing import Any, Final, Literal
 import structlog
 
 from snorky.gateway import Compound, Connection, Rosters, Service, SnorkyError, channel_name, history_of, identity_name
+from snorky.services.pubsub.clients import MEMBERS_MAX, clients_page
 from snorky.services.pubsub.history import read_history
 from snorky.services.pubsub.parameters import check_flag, limit_of, order_of, position_of
-from snorky.services.pubsub.replies import MEMBERS_MAX, NOTHING_TO_RECOVER, clients_page
+from snorky.services.pubsub.replies import NOTHING_TO_RECOVER
 from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["ControlViews", "invalid", "name_of"]
@@ -79,8 +80,7 @@ class ControlViews(RPCService):
         with self._audited(request, service=service, channel=channel_name(channel)) as results:
             census = await rosters.census(channel)
             if connections:
-                reply = clients_page(census.members, first, count)
-                results["members"] = len(reply["connections"])
+                results["members"] = len((reply := clients_page(census.members, first, count))["connections"])
                 return reply
             later = sorted(identity for identity in {member.identity for member in census.members} if identity > first)
             results["members"] = len(later[:count])

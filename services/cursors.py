@@ -114,7 +114,9 @@ class CursorsService(RPCService):
         self._demand_small(cursor.data)
         own[name] = cursor
         try:
-            await self.rosters.enter(request.connection, document, entry=cursor.entry, data=cursor.data)
+            await self.rosters.enter(
+                request.connection, document, entry=cursor.entry, data=cursor.data, lists_members=False
+            )
         except BaseException:
             own.pop(name, None)
             raise

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import Cell
+from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import MIXED, SNORKY_AGAIN, SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE
 
-__all__ = ["Goal", "goals", "protocol_goals"]
+__all__ = ["Goal", "goals", "growth_goals", "protocol_goals"]
 
 CLIENTS = 1_000  # number of clients for the goals of fan-out
 
@@ -78,3 +79,21 @@ def protocol_goals(cells: Sequence[Cell]) -> list[Goal]:
         for variant in dict.fromkeys(cell.variant for cell in cells)
         if variant not in (SNORKY_ALONE, SNORKY_AGAIN)
     ]
+
+
+def growth_goals(growth: Growth) -> list[Goal]:
+    """Compare what grows with the goals."""
+    found = []
+    for run in growth.nodes[-3:-2]:  # the most nodes, without clients
+        found.append(Goal(f"commands per second of an idle node, {run.nodes} nodes", run.sent_per_s, at_most=3))
+    for each in growth.channels:
+        found.append(Goal(f"bytes per channel, {each.channels:,} on one node", each.node_bytes, at_most=1024))
+    if growth.rosters:
+        few, many = growth.rosters
+        claim = f"CPU of a join, {many.members:,} members / {few.members}"
+        found.append(Goal(claim, many.join_us / few.join_us, at_most=1.2))
+    found += [
+        Goal(f"longest step, CPU ms, {step.subscribers:,} subscribers, {step.what}", step.cpu_ms, at_most=10)
+        for step in growth.crowd
+    ]
+    return found

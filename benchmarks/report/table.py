@@ -6,6 +6,7 @@ from dataclasses import asdict
 from benchmarks.scenarios.capacity import Costs
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import BURSTS, Cell
+from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.inbound import Inbound
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import SNORKY_ALONE
@@ -18,6 +19,7 @@ __all__ = [
     "capacity_rows",
     "connection_rows",
     "fanout_rows",
+    "growth_rows",
     "inbound_rows",
     "protocol_rows",
     "sustained_rows",
@@ -147,6 +149,41 @@ def capacity_rows(figures: Costs, loads: Iterable[Sustained]) -> list[str]:
         computed = node_cpu(load, costs, nodes=1)
         compared.append([f"{run.per_s:,}/s x {run.connections:,}", f"{computed:.0%}", f"{run.cpu_share:.0%}"])
     return [*_aligned(table), "", *_aligned(compared)]
+
+
+def growth_rows(growth: Growth) -> list[str]:
+    """One line per number of nodes, of channels, of members, and per kind of work for many subscribers."""
+    tables = []
+    if growth.nodes:
+        rows = [["nodes", "", "sent/s", "of these", "with scripts", "Redis us/s", "bytes/s"]]
+        for run in growth.nodes:
+            names = " ".join(f"{name} {rate:.2f}" for name, rate in run.by_name.items() if rate >= 0.01)
+            figures = [f"{run.inside_per_s:.2f}", f"{run.redis_us_per_s:.0f}", f"{run.out_bytes_per_s:,.0f}"]
+            rows.append([f"{run.nodes}", run.what, f"{run.sent_per_s:.2f}", names, *figures])
+        tables.append(rows)
+    if growth.channels:
+        rows = [["channels of one node", "per connection", "bytes each", "in Redis", "us to subscribe"]]
+        for each in growth.channels:
+            figures = [f"{each.node_bytes:,.0f}", f"{each.redis_bytes:,.0f}", f"{each.subscribe_us:.0f}"]
+            rows.append([f"{each.channels:,}", f"{each.per_connection:,}", *figures])
+        tables.append(rows)
+    if growth.rosters:
+        rows = [["members", "join ms", "CPU us: node", "Redis", "list ms", "numbers ms", "longest step ms"]]
+        for roster in growth.rosters:
+            figures = [f"{roster.join_ms:.2f}", f"{roster.node_us:.0f}", f"{roster.redis_us:.0f}"]
+            figures += [f"{ms:.1f}" for ms in (roster.list_ms, roster.stats_ms, roster.step_ms)]
+            rows.append([f"{roster.members:,}", *figures])
+        tables.append(rows)
+    if growth.crowd:
+        rows = [["longest step of the loop", "subscribers", "with sockets", "CPU ms", "of it GC", "wall ms"]]
+        for step in growth.crowd:
+            figures = [f"{ms:.1f}" for ms in (step.cpu_ms, step.gc_ms, step.wall_ms)]
+            rows.append([step.what, f"{step.subscribers:,}", f"{step.sockets:,}", *figures])
+        tables.append(rows)
+    lines: list[str] = []
+    for table in tables:
+        lines += ["", *_aligned(table)] if lines else _aligned(table)
+    return lines
 
 
 def _ratio(cell: Cell, other: Cell | None) -> str:

@@ -94,13 +94,17 @@ class Child:
 
     def ask(self, command: str, timeout_s: float = 120.0) -> dict[str, float]:
         """Send a command and return its answer. Raises ChildFailed."""
+        self.begin(command)
+        return self.answer(timeout_s)
+
+    def begin(self, command: str) -> None:
+        """Send a command; the caller must call `answer` later. Raises ChildFailed."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(command.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise self._failure(f"ended before {command!r}") from error
-        return self.answer(timeout_s)
 
     def answer(self, timeout_s: float = 120.0) -> dict[str, float]:
         """Return the next line of JSON. Raises ChildFailed: none within timeout_s, or the process ended."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Directory", "Entered", "LocalState", "Member", "Owner", "RosterSnapshot"]
+__all__ = ["Directory", "Entered", "LocalState", "Member", "Owner", "RosterSize", "RosterSnapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,21 @@ class Member:
 class Entered:
     """Result of entering a roster. is_first: the identity's first entry, cluster-wide. members: all, including it.
 
-    version: see RosterSnapshot.
+    members is empty if they were not requested. version: see RosterSnapshot; without members, that of the roster when
+    the entry was made.
     """
 
     is_first: bool
     members: Sequence[Member]
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RosterSize:
+    """How many entries and identities a roster has."""
+
+    entries: int
+    identities: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +128,19 @@ class Directory(Protocol):
     async def stop(self) -> None:
         """Release the lease; the caller should first release what local connections own. Idempotent."""
 
-    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
+    async def enter(
+        self,
+        roster: str,
+        serial: int,
+        identity: str,
+        *,
+        entry: str = "",
+        data: Any = None,
+        lists_members: bool = True,
+    ) -> Entered:
         """Enter a roster and publish the notices. Idempotent for the same owner and entry (data is replaced).
 
+        lists_members: read the roster afterwards; False: the cost does not depend on its size.
         Raises BrokerUnavailable; LimitExceeded: the roster would be too large; nothing was done.
         """
 
@@ -150,6 +169,9 @@ class Directory(Protocol):
 
     async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
         """Count the identities in each roster, cheaply. Raises BrokerUnavailable."""
+
+    async def size(self, roster: str) -> RosterSize:
+        """Count a roster's entries and identities, at any size at the same cost. Raises BrokerUnavailable."""
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
         """Register a name, unique in the cluster. False = another connection owns it.

@@ -19,19 +19,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.delivery.groups import NO_GROUP, Group, Groups
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.protocol.codec import Json
 from snorky.gateway.protocol.publication import Change, Position, Selector
 from snorky.gateway.protocol.splicing import Template
-from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["Channel", "Group", "Groups", "Hub", "RosterEvent"]
+__all__ = ["NO_GROUPS", "Channel", "Group", "Groups", "Hub", "RosterEvent"]
 
 AHEAD: Final = 60_000_000  # microseconds: if a list's version is this much later, Redis' clock was set back since
 LATE_S: Final = 5.0  # changes delayed more are sent, perhaps twice: the clock of Redis may have been set back
 
-Group = dict[Connection, int]  # with the number of its subscription
-Groups = dict[Dialect, Group]
+NO_GROUPS: Final = Groups()  # what a channel has until its first subscriber with positions: stays empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +71,12 @@ class Channel:
     def __init__(self, key: str, template: Template) -> None:
         self.key = key
         self.template = template
-        self.groups: Groups = {}
-        self.positioned: Groups = {}
-        self.pending: Group = {}
+        self.groups = Groups()
+        # A node may have a million channels, most of them with one plain subscriber.
+        self.positioned: Groups = NO_GROUPS
+        self.pending: Group = NO_GROUP
         self.held: dict[Connection, list[tuple[int, bytes]]] | None = None  # None if none is held; version or 0, data
-        self.listed: dict[Connection, int] = {}
+        self.listed: Group = NO_GROUP  # with the versions of their lists
         self.heard = 0
         self._late_until_s = 0.0
         self.gap: Callable[[Position], dict[str, Json]] | None = None  # set once a client has asked to recover
@@ -118,6 +118,8 @@ class Channel:
 
     def knows(self, connection: Connection, version: int, now_s: float) -> None:
         """Record that a subscriber receives a list of this version in this loop iteration."""
+        if self.listed is NO_GROUP:
+            self.listed = {}
         self.listed[connection] = version
         self._late_until_s = now_s + LATE_S
 
@@ -175,7 +177,9 @@ class Hub:
             if self.on_channel is not None:
                 self.on_channel(key, True)
         self.joined += 1
-        group = channel.pending if is_pending else channel.groups.setdefault(connection.dialect, {})
+        if is_pending and channel.pending is NO_GROUP:
+            channel.pending = {}
+        group = channel.pending if is_pending else channel.groups.of(connection.dialect)
         group[connection] = self.joined
         channel.size += 1
         self.subscriptions += 1
@@ -199,7 +203,9 @@ class Hub:
         del channel.pending[connection]
         channel.gap = gap
         self.joined += 1
-        channel.positioned.setdefault(connection.dialect, {})[connection] = self.joined
+        if channel.positioned is NO_GROUPS:
+            channel.positioned = Groups()
+        channel.positioned.of(connection.dialect)[connection] = self.joined
 
     def remove(self, connection: Connection, key: str) -> bool:
         """Unsubscribe a connection; True if it was the channel's last subscriber. Raises NotSubscribed."""
@@ -208,16 +214,14 @@ class Hub:
         channel = self._channels[key]
         if channel.held is not None:
             self.release(connection, key)
-        channel.listed.pop(connection, None)
+        if connection in channel.listed:
+            del channel.listed[connection]
         if connection in channel.pending:
             del channel.pending[connection]
         else:
             dialect = connection.dialect
-            is_plain = connection in channel.groups.get(dialect, ())
-            groups = channel.groups if is_plain else channel.positioned
-            del groups[dialect][connection]
-            if not groups[dialect]:
-                del groups[dialect]
+            if not channel.groups.discard(dialect, connection):
+                channel.positioned.discard(dialect, connection)
         channel.size -= 1
         self.subscriptions -= 1
         assert isinstance(connection.channels, set)  # noqa: S101 - for the type checker: it contains a key

@@ -102,7 +102,14 @@ class Ownership:
     # -- for services ----------------------------------------------------------------------------------------
 
     async def enter(
-        self, connection: Connection, roster: str, *, entry: str, data: Any, identity: str | None = None
+        self,
+        connection: Connection,
+        roster: str,
+        *,
+        entry: str,
+        data: Any,
+        identity: str | None = None,
+        lists_members: bool = True,
     ) -> Entered:
         """See Rosters.enter."""
         _demand_small(entry, data)
@@ -112,7 +119,9 @@ class Ownership:
         known = owned.members.get((roster, entry))
         owned.members[roster, entry] = Member(identity, owner, entry, data)
         try:
-            entered = await self.directory.enter(roster, connection.serial, identity, entry=entry, data=data)
+            entered = await self.directory.enter(
+                roster, connection.serial, identity, entry=entry, data=data, lists_members=lists_members
+            )
         except LimitExceeded:  # nothing was done
             if known is None:
                 owned.members.pop((roster, entry), None)

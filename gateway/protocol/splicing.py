@@ -23,6 +23,7 @@ Rules:
 import secrets
 from collections.abc import Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from snorky.gateway.errors import InvalidMessage
@@ -77,7 +78,7 @@ class Template:
     A second form, for clients that recover by position, adds `offset` and `position` at the end.
     """
 
-    __slots__ = ("_json", "_msgpack", "_positioned", "has_place_for_position")
+    __slots__ = ("_after", "_before", "_msgpack", "_positioned", "has_place_for_position")
 
     def __init__(self, service: str, message: Json | Payload) -> None:
         """Encode the envelope of `message`, a JSON value with PAYLOAD in place of exactly one value.
@@ -86,7 +87,8 @@ class Template:
         """
         marks = _Marks()
         value: Json = {"service": service, "message": _fill(message, marks.at(0), 0)}
-        self._json = tuple(_cut(marks, value, Encoding.JSON, 1))
+        self._before, after = _cut(marks, value, Encoding.JSON, 1)
+        self._after = _same(after)
         # A node may have a million templates, most of them idle: everything else is made from the JSON on first use.
         self._msgpack: tuple[bytes, ...] | None = None
         self._positioned: dict[tuple[Encoding, bool], list[bytes]] | None = None
@@ -95,7 +97,9 @@ class Template:
 
     def render(self, payload: bytes, encoding: Encoding) -> bytes:
         """Return the whole envelope with `payload`, which must be one strict value in this encoding: unchecked."""
-        before, after = self._json if encoding is _JSON else self._msgpack or self._in_msgpack()
+        if encoding is _JSON:
+            return self._before + payload + self._after
+        before, after = self._msgpack or self._in_msgpack()
         return before + payload + after
 
     def render_at(
@@ -124,8 +128,7 @@ class Template:
 
     def _filled(self, mark: str) -> dict[str, Any]:
         """Return the envelope with a mark in place of the payload."""
-        before, after = self._json
-        return cast("dict[str, Any]", decode_json(b'%b"%b"%b' % (before, mark.encode(), after)))
+        return cast("dict[str, Any]", decode_json(b'%b"%b"%b' % (self._before, mark.encode(), self._after)))
 
 
 class Shared:
@@ -240,6 +243,12 @@ def _replaced(value: Any, places: dict[str, bytes | Shared]) -> Any:
     if payload is None:
         return value
     return payload.value if isinstance(payload, Shared) else payload
+
+
+@lru_cache(maxsize=64)
+def _same(data: bytes) -> bytes:
+    """Return equal bytes once: what follows the payload is the same in nearly all templates of a service."""
+    return data
 
 
 def _cut(marks: _Marks, value: Json, encoding: Encoding, count: int) -> list[bytes]:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
+from prometheus_client import Counter
 
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
@@ -162,20 +163,25 @@ def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
     return topology.revocations(keep_s=keep_s)
 
 
+def _total(counter: Counter) -> int:
+    """Sum a counter over its labels. To read it from the registry would collect all metrics and list all open files."""
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
+
+
 def _state(node: Node, public_url: str) -> dict[str, object]:
     """Return a node's state, for `snorky stats`."""
-    sample = node.metrics.registry.get_sample_value
-    totals = ("deliveries", "publications_received", "sent_bytes")
-    names = ("websocket", "sockjs", "raw", "centrifuge", "centrifuge-http", "pusher", "pusher-xhr", "backend")
-    transports = [{"transport": each} for each in names]
+    metrics = node.metrics
     return {
         "id": node.node_id,
         "sampled_s": time.monotonic(),  # for computing rates: it is read at another time
         "version": __version__,
         "public_url": public_url,
         **node.counts,
-        **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},
-        "messages_received_total": int(sum(sample("snorky_messages_received_total", each) or 0 for each in transports)),
+        "deliveries_total": _total(metrics.deliveries),
+        "publications_received_total": _total(metrics.publications_received),
+        "sent_bytes_total": _total(metrics.sent_bytes),
+        "messages_received_total": _total(metrics.messages_received),
         "is_redis_unverified": node.is_redis_unverified,
         "is_draining": node.is_draining,
         "rules": digest_of(node.rules),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import ENTRY_BYTES, Charge, Quotas, was_stored
-from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSize, RosterSnapshot
 from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
@@ -103,18 +103,28 @@ class Rosters:
         self._service = service
 
     async def enter(
-        self, connection: Connection, channel: Any, *, entry: str = "", data: Any = None, identity: str | None = None
+        self,
+        connection: Connection,
+        channel: Any,
+        *,
+        entry: str = "",
+        data: Any = None,
+        identity: str | None = None,
+        lists_members: bool = True,
     ) -> Entered:
         """Enter a channel's roster under the connection's identity, or its id if it has no identity.
 
         identity: another one, which the caller has verified. entry: distinguishes entries of one connection.
+        lists_members: return all members; False: the cost does not depend on their number.
         Idempotent; data is replaced. Raises BrokerUnavailable, InvalidChannel, ConnectionClosed, LimitExceeded.
         """
         size = ENTRY_BYTES + (0 if data is None else json_size(data))
         charge: Charge = self._cluster.quotas.charge(connection, size)
         try:
             key = self._key(channel)
-            return await self._cluster.ownership.enter(connection, key, entry=entry, data=data, identity=identity)
+            return await self._cluster.ownership.enter(
+                connection, key, entry=entry, data=data, identity=identity, lists_members=lists_members
+            )
         except Exception as error:
             if not was_stored(error):
                 charge.give_back()
@@ -142,6 +152,10 @@ class Rosters:
     async def census(self, channel: Any) -> RosterSnapshot:
         """List a roster with its version, for `Topics.knows`. The list is shared: callers must not change it."""
         return await self._cluster.ownership.directory.listed(self._key(channel))
+
+    async def size(self, channel: Any) -> RosterSize:
+        """Count entries and identities of a roster, without reading it. Raises BrokerUnavailable, InvalidChannel."""
+        return await self._cluster.ownership.directory.size(self._key(channel))
 
     async def count_identities(self, channels: Sequence[Any]) -> list[int]:
         """Count the identities on each roster, without reading it. Raises BrokerUnavailable, InvalidChannel."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSize, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.protocol.publication import write_version
@@ -178,13 +178,22 @@ class MemoryDirectory:
             else:
                 held[name] = (self._owner(serial), identity)
 
-    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
+    async def enter(
+        self,
+        roster: str,
+        serial: int,
+        identity: str,
+        *,
+        entry: str = "",
+        data: Any = None,
+        lists_members: bool = True,
+    ) -> Entered:
         await self._travel()
         member = Member(identity, self._owner(serial), entry, _copy(data))
         self._cluster.weigh(roster, member)
         is_first = self._cluster.enter(roster, member, self._present)
         version = self._cluster.versions.get(roster, self._cluster.version)
-        return Entered(is_first, _listed(self._members(roster)), version)
+        return Entered(is_first, _listed(self._members(roster)) if lists_members else [], version)
 
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
@@ -219,6 +228,11 @@ class MemoryDirectory:
     async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
         await self._travel()
         return [len({member.identity for member in self._members(roster).values()}) for roster in rosters]
+
+    async def size(self, roster: str) -> RosterSize:
+        await self._travel()
+        members = self._members(roster).values()
+        return RosterSize(len(members), len({member.identity for member in members}))
 
     async def census(self, roster: str) -> RosterSnapshot:
         await self._travel()

@@ -11,14 +11,13 @@ from snorky.gateway import (
     Connection,
     Member,
     Rosters,
-    RosterSnapshot,
     Selector,
     SubscribeTerms,
     Topics,
     channel_name,
 )
+from snorky.services.pubsub.clients import clients, demand_few, members, stats
 from snorky.services.pubsub.parameters import check_flag
-from snorky.services.pubsub.replies import clients, members, stats
 from snorky.services.requests import check_allowed, demand_allowed
 from snorky.services.rpc import Fitted, Request, RPCService, rpc_command
 
@@ -37,7 +36,7 @@ async def present(
     if topics.is_subscribed(connection, channel):
         raise AlreadySubscribed
     terms = terms or SubscribeTerms.of(connection.frontend, channel)
-    entered = await rosters.enter(connection, channel, data=terms.data, identity=terms.member)
+    entered = await rosters.enter(connection, channel, data=terms.data, identity=terms.member, lists_members=False)
     try:
         yield
         if not terms.lists_members:  # else the reply has a later list
@@ -74,7 +73,10 @@ class PresenceCommands(RPCService):
         """Reply which identities subscribe to a channel, cluster-wide. connections: list their connections instead."""
         check_flag(connections)
         async with self.topics.reading(request.connection, channel):
-            census = await self._census(request, channel)
+            await self._demand_presence(request, channel)
+            size = await self.rosters.size(channel)
+            demand_few(size.entries if connections else size.identities)  # a list that no reply can have is not read
+            census = await self.rosters.census(channel)
             has_data = request.connection.frontend is not None  # else its client would see the data
             found = clients(census.members, has_data=has_data) if connections else members(census.members)
             reply = self.fitted(request, found)
@@ -84,7 +86,8 @@ class PresenceCommands(RPCService):
     @rpc_command(name="presenceStats")
     async def presence_stats(self, request: Request, channel: Any) -> dict[str, Any]:
         """Reply how many identities and connections subscribe to a channel, cluster-wide."""
-        return stats((await self._census(request, channel)).members)
+        await self._demand_presence(request, channel)
+        return stats(await self.rosters.size(channel))
 
     def can_subscribe(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
         """Return whether a client that the channel's rule permits may subscribe. Unless overridden, it may."""
@@ -106,8 +109,7 @@ class PresenceCommands(RPCService):
         await demand_allowed(self.can_subscribe(request, channel))
         await super().ask_again(connection, channel)
 
-    async def _census(self, request: Request, channel: Any) -> RosterSnapshot:
+    async def _demand_presence(self, request: Request, channel: Any) -> None:
         self.demand(request, "presence", channel)
         await self._demand_subscriber(request, channel)
         check_allowed(self.rules.find(channel_name(channel)).presence)
-        return await self.rosters.census(channel)

@@ -1,25 +1,28 @@
-"""Pub/sub's replies to `subscribe` with `recover`, `history`, `presence` and `presenceStats`."""
+"""Pub/sub's replies to `subscribe` with `recover`, and to `history`."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery, read_attributes
-from snorky.services.pubsub.clients import client, clients_page
+from snorky.gateway import (
+    Compound,
+    InvalidMessage,
+    Member,
+    Position,
+    Publication,
+    Recovery,
+    read_attributes,
+)
+from snorky.services.pubsub.clients import MEMBERS_MAX
 from snorky.services.rpc import RPCError
 
 __all__ = [
-    "MEMBERS_MAX",
     "NOTHING_TO_RECOVER",
-    "clients",
-    "clients_page",
     "kept",
-    "members",
     "page",
     "recovered",
     "replayed",
-    "stats",
     "with_expiry",
     "with_members",
 ]
@@ -27,7 +30,6 @@ __all__ = [
 # Payloads in one reply. A client waits some seconds for a reply, but at 20 KB/s one of 1 MiB takes a minute: the
 # request would time out and the client would reconnect, each time at the same position.
 REPLY_MAX_BYTES: Final = 32_768
-MEMBERS_MAX: Final = 5_000  # per reply, so that it stays below the maximum number of values in a message
 
 NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
     "position": None,
@@ -107,32 +109,6 @@ def kept(
 def page(publications: Sequence[Publication], top: Position, *, has_attributes: bool) -> Compound:
     """Build the reply to `history` with an order."""
     return _compound(publications, top, has_attributes=has_attributes)
-
-
-def members(found: Sequence[Member]) -> dict[str, Any]:
-    """Build the reply to `presence`: each identity once, sorted; a client without one appears by its connection ID.
-
-    Raises RPCError: more than MEMBERS_MAX.
-    """
-    identities = sorted({member.identity for member in found})
-    if len(identities) > MEMBERS_MAX:
-        raise RPCError("Too many members", "limit_exceeded")
-    return {"members": identities}
-
-
-def clients(found: Sequence[Member], *, has_data: bool = False) -> dict[str, Any]:
-    """Build the reply to `presence` with `connections`: each connection with its identity; null = it has none.
-
-    has_data: and with the data of its entry. Raises RPCError: more than MEMBERS_MAX.
-    """
-    if len(found) > MEMBERS_MAX:
-        raise RPCError("Too many members", "limit_exceeded")
-    return {"connections": [client(each, has_data=has_data) for each in found]}
-
-
-def stats(found: Sequence[Member]) -> dict[str, Any]:
-    """Build the reply to `presenceStats`."""
-    return {"members": len({member.identity for member in found}), "connections": len(found)}
 
 
 def _follows(publications: Sequence[Publication], top: Position, since: Position) -> bool:

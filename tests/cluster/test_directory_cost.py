@@ -10,6 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from redis.asyncio import Redis
+
+from snorky.gateway import ServiceRegistry
+from snorky.gateway.config.settings import Settings
+from snorky.gateway.runtime.node import running_node
+from snorky.gateway.testing.client import MemoryClient
+from snorky.services.pubsub import PubSubService
 from tests.support.fakes.directories import REAL, FakeNode, RedisTestCluster
 from tests.support.scenarios.leases import inside
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
@@ -89,6 +96,25 @@ async def test_an_idle_directory_looks_at_the_leases_with_its_renewals(tmp_path:
             assert renewed >= 2
             assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] - scripts <= renewed + 2
         assert all(inside(node)._reaper._looked_at > at for node, at in zip(nodes, looked_at, strict=True))
+
+
+async def test_subscribing_to_a_channel_with_presence_and_counting_it_read_no_list(tmp_path: Path) -> None:
+    async with RedisServer(REAL_KINDS[0], tmp_path) as server, Redis.from_url(server.url) as client:
+        registry = ServiceRegistry([PubSubService(channels=[{"match": "*", "presence": True}])])
+        async with running_node(registry, settings=Settings(redis_url=server.url)) as node:
+            clients = [MemoryClient(node, registry, f"user{number}", deadline_s=10.0) for number in range(20)]
+            await clients[0].call("pubsub", "subscribe", channel="room")
+            before = await client.info("commandstats")
+            for each in clients[1:]:
+                await each.call("pubsub", "subscribe", channel="room")
+            expected = {"members": len(clients), "connections": len(clients)}
+            assert await clients[0].call("pubsub", "presenceStats", channel="room") == expected
+            after = await client.info("commandstats")
+            assert len((await clients[0].call("pubsub", "presence", channel="room"))["members"]) == len(clients)
+            for each in clients:
+                each.disconnect()
+    for name in ("cmdstat_hgetall", "cmdstat_hscan"):
+        assert after.get(name, {}).get("calls", 0) == before.get(name, {}).get("calls", 0), name
 
 
 async def test_a_crowd_that_enters_one_roster_shares_its_lists(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from snorky.gateway.contracts.directory import Member
+from snorky.gateway.contracts.directory import Member, RosterSize
 from snorky.gateway.errors import InvalidMessage, LimitExceeded
 from tests.support.fakes.directories import FakeNode, TestCluster
 from tests.support.scenarios.directory_owners import NAMES, ROOM, fence, hears, owner
@@ -38,6 +38,19 @@ async def test_all_nodes_list_the_same_members_in_the_same_order(cluster: TestCl
         Member("bob", owner(b, 10), "", {"x": [1, 2.5, None, "é"]}),
     ]
     assert await a.directory.members(ROOM) == await b.directory.members(ROOM) == expected
+
+
+async def test_who_enters_without_the_list_gets_the_version_that_the_list_would_have(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    for number, (node, identity) in enumerate(((a, "alice"), (b, "alice"), (b, "bob"), (b, "bob"))):
+        entered = await node.directory.enter(ROOM, min(number, 2), identity, lists_members=False)
+        census = await a.directory.census(ROOM)
+        assert (entered.is_first, entered.members, entered.version) == (number in (0, 2), [], census.version)
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 3)
+    assert entered.version == cluster.versions_heard(ROOM)[-1][0]
+    before = await a.directory.census("silent:room")  # no notice is published there: the time is the version
+    entered = await a.directory.enter("silent:room", 1, "alice", lists_members=False)
+    assert before.version <= entered.version <= (await a.directory.census("silent:room")).version
 
 
 async def test_entering_again_replaces_the_data_without_a_notice(cluster: TestCluster) -> None:
@@ -109,6 +122,11 @@ async def test_identities_of_many_rosters_are_counted(cluster: TestCluster) -> N
     with pytest.raises(LimitExceeded):  # its bytes are recounted before
         await a.directory.enter(ROOM, 3, "carol", data="x" * 400)
     assert await b.directory.identity_counts([empty, ROOM, left, ROOM]) == [0, 2, 0, 2]
+    assert [await b.directory.size(each) for each in (empty, ROOM, left)] == [
+        RosterSize(0, 0),
+        RosterSize(3, 2),
+        RosterSize(0, 0),
+    ]
     await a.directory.leave(ROOM, 1)
     assert await a.directory.identity_counts([ROOM]) == [2]
     await b.directory.leave(ROOM, 1, entry="again")

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSize, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.commands import Commands
@@ -223,14 +223,23 @@ class RedisDirectory:
 
     # -- rosters -----------------------------------------------------------------------------------------------
 
-    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
+    async def enter(
+        self,
+        roster: str,
+        serial: int,
+        identity: str,
+        *,
+        entry: str = "",
+        data: Any = None,
+        lists_members: bool = True,
+    ) -> Entered:
         place = RosterEntry(roster, serial, entry)
         async with self._local_holdings.locked(serial) as holdings:
             was_held = place in holdings.all
             while True:
                 owner = await self._until_held()
                 member = Member(identity, Owner.parse(f"{owner}:{serial}"), entry, data)
-                status = await self._write(holdings, owner, place, self._rosters.entering(roster, member))
+                status, version = await self._write(holdings, owner, place, self._rosters.entering(roster, member))
                 if status == TOO_LARGE:
                     if not was_held:
                         self._drop(holdings, owner, place)
@@ -240,6 +249,8 @@ class RedisDirectory:
                 if status != ANOTHERS:
                     break
                 await self._owned_index.give_back(owner, [place])  # the connection has another identity now
+            if not lists_members:
+                return Entered(status == 1, [], int(version))
             try:
                 census = await self._rosters.listed(roster)
                 return Entered(status == 1, list(census.members), census.version)
@@ -272,6 +283,9 @@ class RedisDirectory:
 
     async def identity_counts(self, rosters: Sequence[str]) -> list[int]:
         return await self._rosters.identity_counts(rosters)
+
+    async def size(self, roster: str) -> RosterSize:
+        return await self._rosters.size(roster)
 
     async def census(self, roster: str) -> RosterSnapshot:
         return await self._rosters.census(roster)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSize, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.tokens import new_token
@@ -74,8 +74,18 @@ class SpreadDirectory:
     def is_sure(self, names: str) -> bool:
         return self.of(names).is_sure(names)
 
-    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
-        return await self.of(roster).enter(roster, serial, identity, entry=entry, data=data)
+    async def enter(
+        self,
+        roster: str,
+        serial: int,
+        identity: str,
+        *,
+        entry: str = "",
+        data: Any = None,
+        lists_members: bool = True,
+    ) -> Entered:
+        directory = self.of(roster)
+        return await directory.enter(roster, serial, identity, entry=entry, data=data, lists_members=lists_members)
 
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
@@ -116,6 +126,9 @@ class SpreadDirectory:
             for roster, count in zip(share, each, strict=True)
         }
         return [found[roster] for roster in rosters]
+
+    async def size(self, roster: str) -> RosterSize:
+        return await self.of(roster).size(roster)
 
     async def census(self, roster: str) -> RosterSnapshot:
         return await self.of(roster).census(roster)

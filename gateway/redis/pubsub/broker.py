@@ -15,8 +15,9 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import MARK
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
-from snorky.gateway.redis.keys import DIRECT_KEY, canary_name, channel_name, node_channel_name
+from snorky.gateway.redis.keys import canary_name, channel_name, node_channel_name
 from snorky.gateway.redis.pubsub.canary import TICK_S, Canary
+from snorky.gateway.redis.pubsub.names import PubSubNames
 from snorky.gateway.redis.pubsub.publisher import Publisher
 from snorky.gateway.redis.pubsub.sharding import Sharding
 from snorky.gateway.redis.pubsub.subscriber import Subscriber
@@ -69,7 +70,7 @@ class RedisBroker:
         self._subscriber = Subscriber(
             target,
             client_name=f"{client_name}:subscriber",
-            names_of=self._names_of,
+            names=PubSubNames(prefix),
             canary_name=canary_name(prefix, node_id),
             on_batch=self._on_batch,
             on_canary=self._on_canary,
@@ -143,11 +144,6 @@ class RedisBroker:
     def resume(self) -> None:
         self._subscriber.resume()
         self._canary.resume()
-
-    def _names_of(self, key: str) -> tuple[bytes, ...]:
-        if key.startswith(DIRECT_KEY):  # belongs to no service, so publishers have no access to it
-            return (channel_name(self._prefix, key),)
-        return channel_name(self._prefix, key), node_channel_name(self._prefix, key)
 
     def _tick(self) -> None:
         if not self._is_stopped:

@@ -12,17 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from snorky.gateway.protocol.publication import MARK, as_hint
 
-__all__ = ["HeardChannel", "by_channel"]
+__all__ = ["FindChannel", "HeardChannel", "by_channel"]
 
 
 class HeardChannel:
     """One channel: whether the node wants the subscription, and its state in Redis."""
 
-    __slots__ = ("confirmation", "is_asked", "is_confirmed", "is_held", "key", "names", "waiters")
+    __slots__ = ("confirmation", "is_asked", "is_confirmed", "is_held", "key", "waiters")
 
-    def __init__(self, key: str, names: tuple[bytes, ...]) -> None:
+    def __init__(self, key: str) -> None:
         self.key = key
-        self.names = names
         self.is_held = False
         self.waiters = 0
         self.is_asked = False  # SUBSCRIBE was sent on the present connection
@@ -45,10 +44,14 @@ class HeardChannel:
             future.exception()  # mark it as retrieved: the waiting callers may have been cancelled
 
 
+# By a Redis name: its channel, and True if only nodes publish on this name; None = it is not subscribed.
+FindChannel = Callable[[bytes], tuple[HeardChannel, bool] | None]
+
+
 def by_channel(
     payloads: Mapping[bytes, list[bytes]],
     names: Sequence[bytes],
-    channels: Mapping[bytes, HeardChannel],
+    find: FindChannel,
     on_forged: Callable[[HeardChannel], None],
 ) -> Mapping[HeardChannel, list[bytes]]:
     """Group the payloads of one read by channel, in order. payloads: by Redis name. names: of each payload, in order.
@@ -58,11 +61,12 @@ def by_channel(
     """
     read: dict[HeardChannel, list[bytes]] = {}
     for name, each in payloads.items():
-        channel = channels.get(name)
-        if channel is None:
+        found = find(name)
+        if found is None:
             continue  # it was unsubscribed
-        if channel in read or (name != channel.names[-1] and max(each) >= MARK):  # some payload may have a header
-            return _one_by_one(payloads, names, channels, on_forged)
+        channel, is_of_nodes = found
+        if channel in read or (not is_of_nodes and max(each) >= MARK):  # some payload may have a header
+            return _one_by_one(payloads, names, find, on_forged)
         read[channel] = each
     return read
 
@@ -70,7 +74,7 @@ def by_channel(
 def _one_by_one(
     payloads: Mapping[bytes, list[bytes]],
     names: Sequence[bytes],
-    channels: Mapping[bytes, HeardChannel],
+    find: FindChannel,
     on_forged: Callable[[HeardChannel], None],
 ) -> Mapping[HeardChannel, list[bytes]]:
     """Group the payloads like `by_channel`, but check each one."""
@@ -78,10 +82,11 @@ def _one_by_one(
     rests = {name: iter(each) for name, each in payloads.items()}
     for name in names:
         data = next(rests[name])
-        channel = channels.get(name)
-        if channel is None:
+        found = find(name)
+        if found is None:
             continue
-        if data[:1] != MARK or name == channel.names[-1]:
+        channel, is_of_nodes = found
+        if data[:1] != MARK or is_of_nodes:
             read[channel].append(data)
         elif (hint := as_hint(data)) is not None:
             read[channel].append(hint)

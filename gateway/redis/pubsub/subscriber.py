@@ -4,7 +4,7 @@ Rules:
 - Redis answers in the order of the commands. Each SUBSCRIBE and UNSUBSCRIBE is in `_unanswered` until its answer, so an
   answer is matched by its order and not only by its name: in "subscribe, unsubscribe, subscribe" the first confirmation
   does not confirm the last command, and an error belongs to a known command.
-- A channel has up to two names in Redis (`heard.py`), in one SUBSCRIBE command. Redis confirms each name, or rejects
+- A channel has up to two names in Redis (`names.py`), in one SUBSCRIBE command. Redis confirms each name, or rejects
   the whole command.
 - A channel has one record from its SUBSCRIBE to its UNSUBSCRIBE; a later subscription gets a new record.
 - A channel is wanted while it is held (a `subscribe` has returned, and no `unsubscribe` was called since), or while a
@@ -34,11 +34,13 @@ from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConne
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
 from snorky.gateway.redis.pubsub.linger import Linger
+from snorky.gateway.redis.pubsub.names import NamesOfKeys
 from snorky.gateway.redis.pubsub.sharding import ChannelMoved, Sharding
 
 __all__ = ["Subscriber"]
 
 WINDOW = 5_000
+RECENT_MAX = 1_024  # names: finding one takes a third of the time; 0.2 MB
 COMPLAIN_EVERY_S = 1.0  # at most one log line on forged publications; the metric counts all
 
 _log = structlog.get_logger("snorky.redis")
@@ -47,7 +49,7 @@ _log = structlog.get_logger("snorky.redis")
 class Subscriber:
     """The receiving half of a broker.
 
-    names_of: the Redis names of a key, one or two (`heard.py`). canary_name: always subscribed to; its payloads go to
+    names: of the channels in Redis, by key. canary_name: always subscribed to; its payloads go to
     on_canary. on_batch: called with all publications of one read, per key, in order; only of wanted channels.
     on_whole: called when all wanted channels are confirmed; True if publications may have been missed before.
     on_lost: called when the connection is lost. sharding: for a shard of a Cluster; its canary names replace
@@ -59,7 +61,7 @@ class Subscriber:
         target: RedisTarget,
         *,
         client_name: str,
-        names_of: Callable[[str], tuple[bytes, ...]],
+        names: NamesOfKeys,
         canary_name: bytes,
         on_batch: Callable[[Mapping[str, Sequence[bytes]]], None],
         on_canary: Callable[[Sequence[bytes]], None],
@@ -69,7 +71,7 @@ class Subscriber:
         timeouts: RedisTimeouts,
         sharding: Sharding | None = None,
     ) -> None:
-        self._names_of = names_of
+        self._names = names
         self._on_batch = on_batch
         self._on_canary = on_canary
         self._on_whole = on_whole
@@ -91,15 +93,16 @@ class Subscriber:
         )
         self._metrics = metrics
         self._complained_s = -COMPLAIN_EVERY_S
-        self._canary = HeardChannel("", (canary_name,))
+        self.canary_name = canary_name
+        self._canary = HeardChannel("")
         self._canary.is_held = True
         self._by_key: dict[str, HeardChannel] = {}
-        self._by_name: dict[bytes, HeardChannel] = {canary_name: self._canary}
+        self._recent: dict[bytes, tuple[HeardChannel, bool]] = {}  # what `_find` returned; none that is forgotten
         # OrderedDict, not dict: after removals from the front of a dict, each next access skips the removed entries.
         # Subscribing to 100,000 channels again: dict 5-8 s, OrderedDict 1.1-1.6 s, under load
         # (benchmarks.scenarios.subscriber).
         self._to_send: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
-        self._unanswered: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
+        self._unanswered: deque[tuple[HeardChannel, bool, tuple[bytes, ...]]] = deque()  # True: SUBSCRIBE; its names
         self._confirmed_names = 0  # how many names of the first of these are confirmed
         self._linger = Linger(timeouts.linger_s, on_end=self._on_linger_end)
         self._progress_timer: asyncio.TimerHandle | None = None
@@ -109,11 +112,6 @@ class Subscriber:
         self._is_interrupted = False  # the connection was lost, and is not whole since
         self._answer_count = 0
         self.is_whole = False
-
-    @property
-    def canary_name(self) -> bytes:
-        """The Redis channel of the canary."""
-        return self._canary.names[0]
 
     # -- commands ----------------------------------------------------------------------------------------------
 
@@ -142,8 +140,7 @@ class Subscriber:
             raise BrokerUnavailable("the broker is stopped")
         channel = self._by_key.get(key)
         if channel is None:
-            channel = self._by_key[key] = HeardChannel(key, self._names_of(key))
-            self._by_name |= dict.fromkeys(channel.names, channel)
+            channel = self._by_key[key] = HeardChannel(key)
         self._linger.cancel(channel)
         if channel.is_confirmed:
             channel.is_held = True
@@ -205,15 +202,19 @@ class Subscriber:
             channel, _ = self._to_send.popitem(last=False)
             if channel.is_wanted and not channel.is_asked:
                 channel.is_asked = True
-                self._unanswered.append((channel, True))
-                commands.append(command(self._subscribe_word.upper(), *channel.names))
+                commands.append(self._ask(channel, is_subscribe=True))
             elif not channel.is_wanted and channel not in self._linger:
                 self._forget(channel)
                 if channel.is_asked:
-                    self._unanswered.append((channel, False))
-                    commands.append(command(self._unsubscribe_word.upper(), *channel.names))
+                    commands.append(self._ask(channel, is_subscribe=False))
         if commands:
             wire.write(b"".join(commands))
+
+    def _ask(self, channel: HeardChannel, *, is_subscribe: bool) -> bytes:
+        """Make a command, whose answer is expected after those of all before."""
+        names = (self.canary_name,) if channel is self._canary else self._names.of(channel.key)
+        self._unanswered.append((channel, is_subscribe, names))
+        return command((self._subscribe_word if is_subscribe else self._unsubscribe_word).upper(), *names)
 
     def _on_less_wanted(self, channel: HeardChannel) -> None:
         if not channel.is_wanted and self._by_key.get(channel.key) is channel:
@@ -228,17 +229,30 @@ class Subscriber:
     def _forget(self, channel: HeardChannel) -> None:
         if self._by_key.get(channel.key) is channel:
             del self._by_key[channel.key]
-            for name in channel.names:
-                del self._by_name[name]
+            self._recent.clear()
+
+    def _find(self, name: bytes) -> tuple[HeardChannel, bool] | None:
+        """See FindChannel."""
+        recent = self._recent.get(name)
+        if recent is None and (recent := self._look_up(name)) is not None:
+            if len(self._recent) >= RECENT_MAX:
+                self._recent.clear()
+            self._recent[name] = recent
+        return recent
+
+    def _look_up(self, name: bytes) -> tuple[HeardChannel, bool] | None:
+        found = self._names.read(name)
+        if found is not None and (channel := self._by_key.get(found[0])) is not None:
+            return channel, found[1]
+        return (self._canary, True) if name == self.canary_name else None
 
     # -- the wire ----------------------------------------------------------------------------------------------
 
     def _on_up(self, wire: RespConnection) -> None:
         wire.consume = self._consume
         if self._sharding is not None:
-            del self._by_name[self.canary_name]
-            self._canary.names = (self._sharding.new_canary_name(),)
-            self._by_name[self.canary_name] = self._canary
+            self.canary_name = self._sharding.new_canary_name()
+            self._recent.clear()
         self._to_send = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
         self._to_send[self._canary] = None
         self._flush()
@@ -287,7 +301,7 @@ class Subscriber:
                 else:
                     self._on_answer(reply)
             if payloads:
-                self._hand_out(by_channel(payloads, names, self._by_name, self._on_forged))
+                self._hand_out(by_channel(payloads, names, self._find, self._on_forged))
         except TypeError as error:  # for example a list as a name: not sent by a Redis
             raise ConnectionLost(f"not a Redis: {error}") from error
         if self.is_whole and not was_whole:
@@ -319,16 +333,14 @@ class Subscriber:
             return
         if not self._unanswered:
             raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
-        channel, is_subscribe = self._unanswered[0]
+        channel, is_subscribe, names = self._unanswered[0]
+        word = self._subscribe_word if is_subscribe else self._unsubscribe_word
         if isinstance(reply, hiredis.ReplyError) and not self._confirmed_names:
             self._unanswered.popleft()
             self._on_refusal(channel, is_subscribe, str(reply))
-        elif type(reply) is not list or reply[:2] != [
-            self._subscribe_word if is_subscribe else self._unsubscribe_word,
-            channel.names[self._confirmed_names],
-        ]:
+        elif type(reply) is not list or reply[:2] != [word, names[self._confirmed_names]]:
             raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
-        elif self._confirmed_names + 1 < len(channel.names):
+        elif self._confirmed_names + 1 < len(names):
             self._confirmed_names += 1
             return
         else:
@@ -349,15 +361,13 @@ class Subscriber:
         """Handle an unsolicited unsubscription (the channel's slot moved to another server). True: it was one."""
         if type(reply) is not list or reply[:1] != [self._unsubscribe_word]:
             return False
-        if (
-            self._unanswered
-            and not self._unanswered[0][1]
-            and self._unanswered[0][0].names[self._confirmed_names] == reply[1]
-        ):
-            return False  # it answers our UNSUBSCRIBE
-        channel = self._by_name.get(reply[1])
-        if channel is not None and channel.is_asked:
-            self._hand_back(channel)
+        if self._unanswered:
+            _, is_subscribe, names = self._unanswered[0]
+            if not is_subscribe and names[self._confirmed_names] == reply[1]:
+                return False  # it answers our UNSUBSCRIBE
+        found = self._find(reply[1])
+        if found is not None and found[0].is_asked:
+            self._hand_back(found[0])
         return True
 
     def _hand_back(self, channel: HeardChannel) -> None:

@@ -11,6 +11,7 @@ from tests.fault_lab.mutations.centrifuge import CENTRIFUGE_MUTATIONS
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
 from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
+from tests.fault_lab.mutations.growth import GROWTH_MUTATIONS
 from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
 from tests.fault_lab.mutations.idle import IDLE_MUTATIONS
@@ -42,6 +43,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *GATEWAY_MUTATIONS,
     *REDIS_MUTATIONS,
     *IDLE_MUTATIONS,
+    *GROWTH_MUTATIONS,
     *BATCH_MUTATIONS,
     *LIBRARY_MUTATIONS,
     *SCRIPTS_MUTATIONS,

@@ -178,8 +178,8 @@ PUSHER_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="pusher: members by their user ids",
         file="services/pubsub/presence.py",
-        old="identity=terms.member)",
-        new="identity=None)",
+        old="identity=terms.member,",
+        new="identity=None,",
         argv=test(PRESENCE, "test_members_are_users_with_their_info_on_all_nodes"),
     ),
     Mutation(

@@ -319,14 +319,14 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="headers of publishers",  # anything that a publisher sends is taken as a node's message
         file="gateway/redis/pubsub/heard.py",
-        old="        if data[:1] != MARK or name == channel.names[-1]:",
+        old="        if data[:1] != MARK or is_of_nodes:",
         new="        if True:",
         argv=test("tests/e2e/test_deploy_rights.py", "forges"),
     ),
     Mutation(
         guard="headers of publishers, in bulk",  # does not look for a header where only one name occurs
         file="gateway/redis/pubsub/heard.py",
-        old=" or (name != channel.names[-1] and max(each) >= MARK):",
+        old=" or (not is_of_nodes and max(each) >= MARK):",
         new=":",
         argv=test("tests/unit/redis/pubsub/test_heard.py", "both_names"),
     ),

@@ -30,7 +30,16 @@ class ScriptedDirectory:
     async def stop(self) -> None:
         self.is_stopped = True
 
-    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
+    async def enter(
+        self,
+        roster: str,
+        serial: int,
+        identity: str,
+        *,
+        entry: str = "",
+        data: Any = None,
+        lists_members: bool = True,
+    ) -> Entered:
         await self._do("enter", roster, serial, identity, entry, data)
         return Entered(True, [], 1)
 

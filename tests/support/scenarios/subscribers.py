@@ -1,16 +1,27 @@
 """A subscriber of a scripted Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
+from snorky.gateway.redis.pubsub.names import NamesOfKeys
 from snorky.gateway.redis.pubsub.subscriber import Subscriber
 from snorky.gateway.redis.target import target_from_url
 from tests.support.servers.scripted_redis import Command, ScriptedRedis, confirmation
 
 CANARY = b"canary"
+
+
+class OneName:
+    """Each key is its only name."""
+
+    def of(self, key: str) -> tuple[bytes, ...]:
+        return (key.encode(),)
+
+    def read(self, name: bytes) -> tuple[str, bool] | None:
+        return name.decode(), True
 
 
 class Heard:
@@ -35,14 +46,14 @@ async def subscriber(
     linger_s: float = 0.0,
     confirm_timeout_s: float = 5.0,
     dial_timeout_s: float = 2.0,
-    names_of: Callable[[str], tuple[bytes, ...]] = lambda key: (key.encode(),),
+    names: NamesOfKeys = OneName(),  # noqa: B008 - it has no state
     metrics: Metrics | None = None,
 ) -> AsyncIterator[tuple[Subscriber, Heard]]:
     heard = Heard()
     instance = Subscriber(
         target_from_url(redis.url),
         client_name="test",
-        names_of=names_of,
+        names=names,
         canary_name=CANARY,
         on_batch=heard.on_batch,
         on_canary=lambda payloads: [heard.canaries.put_nowait(payload) for payload in payloads],

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.delivery.hub import Hub
+from snorky.gateway.delivery.groups import NO_GROUP
+from snorky.gateway.delivery.hub import NO_GROUPS, Hub
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.protocol.splicing import PAYLOAD, Template
 from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeTransport
@@ -150,3 +151,17 @@ def test_first_template_counts() -> None:
     hub.add(connection(2), "s:a", other)
     channel = hub.get("s:a")
     assert channel is not None and channel.template is TEMPLATE
+
+
+def test_a_channel_has_groups_only_for_the_kinds_of_subscribers_that_it_has() -> None:
+    hub, plain, other = Hub(), connection(1), connection(2)
+    hub.add(plain, "pubsub:a", TEMPLATE)
+    number = hub.add(other, "pubsub:b", TEMPLATE, is_pending=True)
+    assert hub.is_pending(other, "pubsub:b", number)
+    hub.go_live(other, "pubsub:b", lambda _: {})
+    first, second = hub.get("pubsub:a"), hub.get("pubsub:b")
+    assert first is not None and second is not None
+    second.knows(other, 1, now_s=0.0)
+    assert second.positioned and second.listed
+    assert first.pending is NO_GROUP and first.positioned is NO_GROUPS and first.listed is NO_GROUP
+    assert not NO_GROUP and not NO_GROUPS, "all channels share them"

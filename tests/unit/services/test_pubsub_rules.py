@@ -201,7 +201,7 @@ async def test_failed_subscribe_adds_no_presence_and_removes_none() -> None:
 
 
 async def test_presence_of_too_many_is_refused_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snorky.services.pubsub.replies.MEMBERS_MAX", 3)
+    monkeypatch.setattr("snorky.services.pubsub.clients.MEMBERS_MAX", 3)
     async with town(1, services) as nodes:
         for number in range(4):
             assert "Error" not in str(await ask(nodes.client(0), "presence", "quiet:a")), number

@@ -7,7 +7,7 @@ import pytest
 
 from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.directory.rosters import TRIES, Rosters
+from snorky.gateway.redis.directory.rosters import SLICE, TRIES, Rosters
 
 
 class ScriptedScripts:
@@ -167,3 +167,17 @@ async def test_a_roster_that_keeps_changing_has_the_version_before_its_last_page
         rounds += [[b"%d" % version, b"", b"", 3, b"run"], [b"0", flat(version)], [b"x", b"y"]]
     census = await rosters(Answering(*rounds)).census("chat:x")  # type: ignore[arg-type]
     assert (census.version, census.members) == (TRIES - 1, [member(TRIES - 1)])
+
+
+async def test_a_large_roster_is_decoded_in_many_steps_of_the_loop_and_sorted() -> None:
+    scripts = ScriptedScripts()
+    reading = asyncio.ensure_future(rosters(scripts).members("chat:x"))
+    await settle()
+    serials = list(range(4 * SLICE, 0, -1))
+    scripts.runs[0].set_result(listed(*serials))
+    steps = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        steps += 1
+    assert steps >= 2 * 4, "each slice is decoded in a step of its own, and then merged"
+    assert await reading == [member(serial) for serial in sorted(serials)]

@@ -6,11 +6,9 @@ import pytest
 
 from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
 
-ROOM = HeardChannel("room", (b"open:room", b"nodes:room"))
-HALL_NAME = b"hall"
-HALL = HeardChannel("hall", (HALL_NAME,))
-CHANNELS = {name: channel for channel in (ROOM, HALL) for name in channel.names}
-OPEN, NODES = ROOM.names
+ROOM, HALL = HeardChannel("room"), HeardChannel("hall")
+OPEN, NODES, HALL_NAME = b"open:room", b"nodes:room", b"hall"
+CHANNELS = {OPEN: (ROOM, False), NODES: (ROOM, True), HALL_NAME: (HALL, True)}
 POSITION, HINT = b"\xc11 e:1:t - j\n1", b"\xc1h e:1:t - j\n1"
 NOTICE = b"\xc13 2 1 j []\n2"
 
@@ -21,7 +19,7 @@ def grouped(*heard: tuple[bytes, bytes]) -> tuple[dict[str, list[bytes]], list[s
     refused: list[str] = []
     for name, payload in heard:
         payloads[name].append(payload)
-    read = by_channel(payloads, [name for name, _ in heard], CHANNELS, lambda channel: refused.append(channel.key))
+    read = by_channel(payloads, [name for name, _ in heard], CHANNELS.get, lambda channel: refused.append(channel.key))
     return {channel.key: each for channel, each in read.items()}, refused
 
 

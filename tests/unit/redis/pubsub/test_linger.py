@@ -7,7 +7,7 @@ from snorky.gateway.redis.pubsub.linger import Linger
 
 
 def channels(*names: str) -> list[HeardChannel]:
-    return [HeardChannel(name, (name.encode(),)) for name in names]
+    return [HeardChannel(name) for name in names]
 
 
 async def test_channels_end_in_order_and_a_cancelled_one_does_not() -> None:

@@ -1,14 +1,17 @@
 """Subscriber against a scripted server: orders of requests and answers, refusals, invalid bytes, bounds."""
 
 import asyncio
+import gc
+from collections import deque
 
 import pytest
 
 import snorky.gateway.redis.pubsub.subscriber as subscriber_module
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.pubsub.names import PubSubNames
 from snorky.gateway.redis.pubsub.subscriber import WINDOW
 from tests.support.scenarios.subscribers import CANARY, confirm, stand, subscriber, within
-from tests.support.servers.scripted_redis import ScriptedRedis, confirmation, message
+from tests.support.servers.scripted_redis import Command, ScriptedRedis, confirmation, message
 
 
 async def turn() -> None:
@@ -180,3 +183,32 @@ async def test_a_message_split_anywhere_is_one_message() -> None:
             redis.send(data[position:])
             await asyncio.wait_for(heard.batch_came.wait(), 5.0)
         assert heard.batches == [{"a": [b"\r\n*3\r\n"]}] * (len(data) - 1)
+
+
+async def test_a_channel_is_stored_without_its_names() -> None:
+    names = PubSubNames("test")
+
+    def confirm_both(command: Command) -> bytes:
+        return b"".join(confirmation(command[0].lower(), name) for name in command[1:])
+
+    async with ScriptedRedis(confirm_both) as redis, subscriber(redis, names=names) as (hearing, heard):
+        await within(heard.whole)
+        await asyncio.gather(*(hearing.subscribe(f"pubsub:{number}") for number in range(100)))
+        tables = [each for each in gc.get_referrers(*hearing._by_key.values()) if isinstance(each, (dict, deque))]
+        assert len(tables) == 1 and tables[0] is hearing._by_key
+        redis.send(message(names.of("pubsub:7")[0], b"1"))
+        await asyncio.wait_for(heard.batch_came.wait(), 5.0)
+        assert heard.batches == [{"pubsub:7": [b"1"]}]
+
+
+async def test_a_channel_that_was_given_up_is_heard_when_it_is_subscribed_again() -> None:
+    async with ScriptedRedis(confirm) as redis, subscriber(redis) as (hearing, heard):
+        await within(heard.whole)
+        for number in range(2):
+            heard.batch_came.clear()
+            await hearing.subscribe("a")
+            redis.send(message(b"a", b"%d" % number))
+            await asyncio.wait_for(heard.batch_came.wait(), 5.0)
+            hearing.unsubscribe("a")
+            await hearing.subscribe("fence")  # UNSUBSCRIBE is sent before this is confirmed
+        assert heard.batches == [{"a": [b"0"]}, {"a": [b"1"]}]

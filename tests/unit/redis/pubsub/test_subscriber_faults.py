@@ -7,6 +7,7 @@ import pytest
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.resp import REPLY_MAX_BYTES
+from snorky.gateway.redis.pubsub.names import PubSubNames
 from tests.support.scenarios.subscribers import CANARY, confirm, stand, subscriber, within
 from tests.support.servers.scripted_redis import ScriptedRedis, confirmation, message
 
@@ -119,20 +120,23 @@ async def test_a_server_that_accepts_and_never_answers_is_redialled() -> None:
     await server.wait_closed()
 
 
-def both(key: str) -> tuple[bytes, bytes]:
+NAMES = PubSubNames("test")
+
+
+def both(key: str) -> tuple[bytes, ...]:
     """Two names, as a broker gives them."""
-    return f"open {key}".encode(), f"nodes {key}".encode()
+    return NAMES.of(key)
 
 
 async def test_a_channel_of_two_names_is_confirmed_with_the_second() -> None:
-    async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
+    async with ScriptedRedis() as redis, subscriber(redis, names=NAMES) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.ensure_future(hearing.subscribe("a"))
         assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", *both("a"))
-        redis.send(confirmation(b"subscribe", b"open a") + message(CANARY, b"read"))
+        redis.send(confirmation(b"subscribe", both("a")[0]) + message(CANARY, b"read"))
         await asyncio.wait_for(heard.canaries.get(), 5.0)
         assert not waiting.done() and not hearing.is_subscribed("a")
-        redis.send(confirmation(b"subscribe", b"nodes a"))
+        redis.send(confirmation(b"subscribe", both("a")[1]))
         await asyncio.wait_for(waiting, 5.0)
         hearing.unsubscribe("a")
         assert await redis.next(b"UNSUBSCRIBE") == (b"UNSUBSCRIBE", *both("a"))
@@ -144,7 +148,7 @@ async def test_a_channel_of_two_names_is_confirmed_with_the_second() -> None:
 
 
 async def test_a_refusal_of_two_names_refuses_the_channel_and_no_other() -> None:
-    async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
+    async with ScriptedRedis() as redis, subscriber(redis, names=NAMES) as (hearing, heard):
         await stand(redis, heard)
         refused, granted = (asyncio.ensure_future(hearing.subscribe(key)) for key in "ab")
         for _ in range(2):
@@ -156,7 +160,7 @@ async def test_a_refusal_of_two_names_refuses_the_channel_and_no_other() -> None
 
 
 async def test_messages_on_both_names_of_a_channel_keep_their_order() -> None:
-    async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
+    async with ScriptedRedis() as redis, subscriber(redis, names=NAMES) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.ensure_future(hearing.subscribe("a"))
         await redis.next(b"SUBSCRIBE")
@@ -175,7 +179,7 @@ async def test_node_messages_are_refused_on_the_publishers_channel() -> None:
         b"\xc1h 4",
     ]
     metrics = Metrics()
-    async with ScriptedRedis() as redis, subscriber(redis, names_of=both, metrics=metrics) as (hearing, heard):
+    async with ScriptedRedis() as redis, subscriber(redis, names=NAMES, metrics=metrics) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.ensure_future(hearing.subscribe("a"))
         await redis.next(b"SUBSCRIBE")

@@ -101,7 +101,7 @@ class OnlineUsers(Service):
 
     async def enter(self, connection: Connection, key: str, user: str) -> None:
         """Let a user be online while this connection lasts. key: see `user_key`. Raises as `Rosters.enter`."""
-        await self.rosters.enter(connection, key, identity=user)
+        await self.rosters.enter(connection, key, identity=user, lists_members=False)
 
     def watch(self, watcher: Watcher) -> bool:
         """Begin to send events to a client; returns at once. False: this node watches too many users."""
