@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from snorky.gateway._version import __version__
 from snorky.gateway.logs import count_dropped_lines
+from snorky.gateway.tallies import DurationsFamily, TallyFamily
 
 __all__ = ["Metrics"]
 
@@ -52,6 +53,9 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"snorky_{name}", text, labels, registry=registry)
 
+        def tallies(name: str, text: str, *labels: str) -> TallyFamily:
+            return TallyFamily(f"snorky_{name}", text, labels, registry)
+
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"snorky_{name}", text, labels, registry=registry)
 
@@ -85,8 +89,8 @@ class Metrics:
         self.subscriptions = gauge("subscriptions", "Subscriptions of local connections.")
         self.channels = gauge("channels", "Channels with a local subscriber.")
 
-        self.messages_received = counter("messages_received_total", "Messages from clients.", "transport")
-        self.received_bytes = counter("received_bytes_total", "Bytes of messages from clients.")
+        self.messages_received = tallies("messages_received_total", "Messages from clients.", "transport")
+        self.received_bytes = tallies("received_bytes_total", "Bytes of messages from clients.").labels()
         self.publications_published = counter("publications_published_total", "Publications sent by this node.")
         self.publications_received = counter("publications_received_total", "Publications read from the broker.")
         self.unsequenced_publications = counter(
@@ -138,8 +142,10 @@ class Metrics:
             "unkept_publications_total", "Publications without a position on channels that keep a history."
         )
 
-        self.rpc_calls = counter("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
-        self.rpc_duration = seconds("rpc_duration", "From request to reply.", "service")
+        self.rpc_calls = tallies("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
+        self.rpc_duration = DurationsFamily(
+            "snorky_rpc_duration_seconds", "From request to reply.", ("service",), registry, bounds=_SECONDS
+        )
         self.hook_calls = counter(
             "hook_calls_total", "Questions to the backend by HTTP hooks, by outcome.", "operation", "outcome"
         )

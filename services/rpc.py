@@ -19,12 +19,11 @@ Rules:
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram
 
 from snorky.gateway import (
     Compound,
@@ -55,7 +54,8 @@ class RPCService(Service):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._commands = commands_of(self)
-        self._counters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}  # command, outcome -> calls, duration
+        # command, outcome -> counts a call, and its duration
+        self._counters: dict[tuple[str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
         for alias, command in self.aliases.items():
             if command not in self._commands:
                 raise ConfigurationError(f"{self!r}: {alias!r} is an alias of {command!r}, which is not a command")
@@ -158,6 +158,8 @@ class RPCService(Service):
             elif isinstance(data, Compound):
                 instead = None if data.instead is None else response(request, data.instead)
                 self.send_compound(connection, response(request, data.value), data, instead)
+            elif request.has_call_id:
+                self.respond(connection, data, request.call_id)
             else:
                 self.send(connection, response(request, data))
         except ReplyTooLarge as error:
@@ -181,8 +183,8 @@ class RPCService(Service):
         found = self._counters.get(key)
         if found is None:  # looking them up by labels costs as much as counting
             metrics = self.cluster.metrics
-            found = metrics.rpc_calls.labels(self.name, *key), metrics.rpc_duration.labels(self.name)
+            found = metrics.rpc_calls.labels(self.name, *key).inc, metrics.rpc_duration.labels(self.name).observe
             self._counters[key] = found
-        calls, duration = found
-        calls.inc()
-        duration.observe(perf_counter() - request.started_s)
+        count, observe = found
+        count()
+        observe(perf_counter() - request.started_s)
