@@ -18,9 +18,9 @@ Rules:
 """
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from types import CoroutineType
 from typing import Any
 
 import structlog
@@ -80,7 +80,7 @@ class RPCService(Service):
         except Exception as error:  # the top of a call: any error gets a reply; ours are logged
             self._refuse(request, error)
             return None
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             return self._finish(request, result)
         if isinstance(result, asyncio.Future):
             result.add_done_callback(lambda future: self._settle(request, future))
@@ -153,7 +153,9 @@ class RPCService(Service):
     def _reply(self, request: Request, data: Any) -> None:
         connection = request.connection
         try:
-            if isinstance(data, Fitted):
+            if data is None and request.has_call_id:  # most replies
+                self.respond(connection, None, request.call_id)
+            elif isinstance(data, Fitted):
                 connection.write_reply(data.frame)
             elif isinstance(data, Compound):
                 instead = None if data.instead is None else response(request, data.instead)
