@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from snorky.gateway._version import __version__
 from snorky.gateway.logs import count_dropped_lines
-from snorky.gateway.tallies import DurationsFamily, TallyFamily
+from snorky.gateway.tallies import DurationsFamily, GaugeFamily, TallyFamily
 
 __all__ = ["Metrics"]
 
@@ -65,10 +65,12 @@ class Metrics:
         self.build_info = gauge("build_info", "Always 1; the labels hold the versions.", "version", "python")
         self.build_info.labels(__version__, platform.python_version()).set(1)
 
-        self.connections = gauge("connections", "Open client connections.", "transport", "encoding")
+        self.connections = GaugeFamily(
+            "snorky_connections", "Open client connections.", ("transport", "encoding"), registry
+        )
         self.connections_limit = gauge("connections_limit", "limits.connections, +Inf if there is no limit.")
-        self.connections_opened = counter("connections_opened_total", "Client connections accepted.", "transport")
-        self.connections_closed = counter("connections_closed_total", "Client connections ended, by code.", "code")
+        self.connections_opened = tallies("connections_opened_total", "Client connections accepted.", "transport")
+        self.connections_closed = tallies("connections_closed_total", "Client connections ended, by code.", "code")
         self.authentications = counter("authentications_total", "Tokens checked, by outcome.", "outcome")
         self.subscription_tokens = counter(
             "subscription_tokens_total", "Subscription tokens checked, by outcome.", "outcome"

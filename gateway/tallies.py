@@ -7,16 +7,17 @@ and become samples when they are collected.
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import ClassVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 __all__ = ["Durations", "DurationsFamily", "Tally", "TallyFamily"]
 
 
 class Tally:
-    """One counter."""
+    """One counter or gauge."""
 
     __slots__ = ("value",)
 
@@ -24,8 +25,12 @@ class Tally:
         self.value = 0
 
     def inc(self, amount: int = 1) -> None:
-        """Add to it. amount: >= 0."""
+        """Add to it. amount: >= 0 for a counter."""
         self.value += amount
+
+    def dec(self) -> None:
+        """Decrease a gauge by one."""
+        self.value -= 1
 
 
 class Durations:
@@ -47,6 +52,8 @@ class Durations:
 class TallyFamily(Collector):
     """Counters of one name. name: with `_total`. labels: their names."""
 
+    kind: ClassVar[type[CounterMetricFamily] | type[GaugeMetricFamily]] = CounterMetricFamily
+
     def __init__(self, name: str, text: str, labels: Iterable[str], registry: CollectorRegistry) -> None:
         self._name, self._text, self._labelnames = name, text, tuple(labels)
         self._tallies: dict[tuple[str, ...], Tally] = {}
@@ -61,16 +68,22 @@ class TallyFamily(Collector):
             found = self._tallies[values] = Tally()
         return found
 
-    def describe(self) -> Iterator[CounterMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """Return the family without samples."""
-        yield CounterMetricFamily(self._name, self._text, labels=self._labelnames)
+        yield self.kind(self._name, self._text, labels=self._labelnames)
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Return the samples."""
-        family = CounterMetricFamily(self._name, self._text, labels=self._labelnames)
+        family = self.kind(self._name, self._text, labels=self._labelnames)
         for values, tally in self._tallies.items():
             family.add_metric(values, tally.value)
         yield family
+
+
+class GaugeFamily(TallyFamily):
+    """The same for numbers that also decrease."""
+
+    kind = GaugeMetricFamily
 
 
 class DurationsFamily(Collector):

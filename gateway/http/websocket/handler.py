@@ -168,6 +168,12 @@ class WebSocketHandler:
         address, origin = endpoint.admission.address_of(caller.peer, headers), headers.get("Origin", "")
         endpoint.node.auth.refusals.note(door, reason, address=address, origin=origin)
 
+    @property
+    def may_wait(self) -> bool:
+        """True if `accept` may wait: for keys of tokens, Redis, the backend or a hook."""
+        auth, counts = self._endpoint.node.auth, self._endpoint.node.cluster_limits.counts
+        return auth.takes_tokens or auth.asks_backend or counts.is_counting or self.identify_hook is not None
+
     async def accept(
         self,
         caller: Caller[_Taken],

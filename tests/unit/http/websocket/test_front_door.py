@@ -45,6 +45,7 @@ class Decision:
                 raise error
 
         monkeypatch.setattr(Authenticator, "ask_to_connect", ask)
+        monkeypatch.setattr(Authenticator, "asks_backend", True)
 
 
 @on_both_loops
@@ -248,3 +249,23 @@ async def test_frames_that_come_with_the_handshake_are_answered(each_door: None)
         assert await client.message() == {"service": "echo", "message": 1}
         assert await client.receive() == (PONG, b"end")
         assert await client.closed() == 1000
+
+
+@on_both_loops
+async def test_a_wait_that_nothing_announces_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    decision = Decision(monkeypatch)
+    monkeypatch.setattr(Authenticator, "asks_backend", False)
+    async with running_site(is_strict=False) as site:
+        client = await site.open()
+        await client.send(handshake_head())
+        assert await client.until_end() == b""
+        assert decision.begun and site.admitted == (0, {}) and site.faults
+
+
+@on_both_loops
+async def test_tokens_are_verified_in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys may have to be fetched first."""
+    monkeypatch.setattr(Authenticator, "takes_tokens", True)
+    async with running_site() as site:
+        assert site.handler.may_wait
+        await site.client()
