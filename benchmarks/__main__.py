@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.report.goals import goals, growth_goals, protocol_goals
+from benchmarks.report.goals import call_goals, connect_goals, goals, growth_goals, protocol_goals
 from benchmarks.report.table import (
     before_connection_rows,
     before_rows,
@@ -28,7 +28,15 @@ from benchmarks.scenarios.inbound import Inbound, flood
 from benchmarks.scenarios.sustained import Sustained, sustain
 from benchmarks.servers.protocols import protocols
 from benchmarks.servers.redis_server import NoRedis, RedisServer
-from benchmarks.servers.variants import BEFORE, GATEWAY, gateway, gateway_module, naive, variants
+from benchmarks.servers.variants import (
+    BEFORE,
+    GATEWAY,
+    NAIVE_CONNECTION,
+    gateway,
+    gateway_module,
+    naive,
+    variants,
+)
 from benchmarks.support.child import ChildFailed, raise_file_limit
 from benchmarks.support.machine import describe
 from benchmarks.support.message import subscribe
@@ -48,15 +56,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer clients and repetitions: about a minute")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a part of the table (may be repeated)")
     parser.add_argument(
-        "--before", type=Path, metavar="PATH", help="another clone: its fan-out and connections, in the same run"
+        "--before", type=Path, metavar="PATH", help="another clone: its fan-out, connections and calls, too"
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, also for `snorky capacity`")
     options = parser.parse_args()
     if options.before and not gateway_module(options.before):
         parser.error(f"--before: {options.before} is no clone of this project that has benchmarks")
     sections = options.only or SECTIONS
-    if options.before and not {"fanout", "connections"} & set(sections):
-        parser.error("--before compares the fan-out and connections, and --only leaves them out")
+    if options.before and not {"fanout", "connections", "inbound"} & set(sections):
+        parser.error("--before compares fan-out, connections and calls, and --only leaves them out")
     files = raise_file_limit()
     lines, faults = describe(), list[str]()
     cells: list[Cell] = []
@@ -94,8 +102,8 @@ def main() -> int:
                 idle = _connections(2_000 if options.quick else min(10_000, files - 1_000), options.before)
             if "inbound" in sections:
                 _note("messages from clients")
-                if (run := flood(connections=100, messages=10_000 if options.quick else 50_000)) is not None:
-                    inbound.append(run)
+                messages, repetitions = (5_000, 3) if options.quick else (20_000, 9)
+                inbound = flood(connections=100, messages=messages, repetitions=repetitions, before=options.before)
             if "capacity" in sections and redis is not None:
                 _note("what a load costs, for snorky capacity")
                 figures = costs(connections=2_000 if options.quick else 10_000, repetitions=3 if options.quick else 9)
@@ -117,7 +125,8 @@ def main() -> int:
             found["figures"] = asdict(figures)
         print(json.dumps(found, indent=2))
         return int(is_failed)
-    found_goals = [*goals(cells, sustained, idle), *protocol_goals(by_protocol), *growth_goals(growth)]
+    reached = [*goals(cells, sustained, idle), *protocol_goals(by_protocol), *connect_goals(idle), *call_goals(inbound)]
+    reached += growth_goals(growth)
     for rows in (
         fanout_rows(cells) if cells else [],
         before_rows(cells),
@@ -128,7 +137,7 @@ def main() -> int:
         inbound_rows(inbound) if inbound else [],
         capacity_rows(figures, compared_loads) if figures else [],
         growth_rows(growth),
-        [str(goal) for goal in found_goals],
+        [str(goal) for goal in reached],
         faults,
     ):
         lines += ["", *rows] if rows else []
@@ -152,7 +161,7 @@ def _connections(number: int, before: Path | None) -> list[Connections]:
         for kind, message in kinds.items():
             for name, folder in nodes.items():
                 runs[name + kind].append(connect(name + kind, partial(gateway, folder=folder), number, send=message))
-    naive_run = connect("aiohttp WebSocketResponse", partial(naive, "each", "asyncio"), min(2_000, number))
+    naive_run = connect(NAIVE_CONNECTION, partial(naive, "each", "asyncio"), min(2_000, number))
     return [*map(medians, runs.values()), naive_run]
 
 

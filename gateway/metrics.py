@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from snorky.gateway._version import __version__
 from snorky.gateway.logs import count_dropped_lines
+from snorky.gateway.tallies import DurationsFamily, GaugeFamily, TallyFamily
 
 __all__ = ["Metrics"]
 
@@ -52,6 +53,9 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"snorky_{name}", text, labels, registry=registry)
 
+        def tallies(name: str, text: str, *labels: str) -> TallyFamily:
+            return TallyFamily(f"snorky_{name}", text, labels, registry)
+
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"snorky_{name}", text, labels, registry=registry)
 
@@ -61,10 +65,12 @@ class Metrics:
         self.build_info = gauge("build_info", "Always 1; the labels hold the versions.", "version", "python")
         self.build_info.labels(__version__, platform.python_version()).set(1)
 
-        self.connections = gauge("connections", "Open client connections.", "transport", "encoding")
+        self.connections = GaugeFamily(
+            "snorky_connections", "Open client connections.", ("transport", "encoding"), registry
+        )
         self.connections_limit = gauge("connections_limit", "limits.connections, +Inf if there is no limit.")
-        self.connections_opened = counter("connections_opened_total", "Client connections accepted.", "transport")
-        self.connections_closed = counter("connections_closed_total", "Client connections ended, by code.", "code")
+        self.connections_opened = tallies("connections_opened_total", "Client connections accepted.", "transport")
+        self.connections_closed = tallies("connections_closed_total", "Client connections ended, by code.", "code")
         self.authentications = counter("authentications_total", "Tokens checked, by outcome.", "outcome")
         self.subscription_tokens = counter(
             "subscription_tokens_total", "Subscription tokens checked, by outcome.", "outcome"
@@ -86,8 +92,8 @@ class Metrics:
         self.subscriptions = gauge("subscriptions", "Subscriptions of local connections.")
         self.channels = gauge("channels", "Channels with a local subscriber.")
 
-        self.messages_received = counter("messages_received_total", "Messages from clients.", "transport")
-        self.received_bytes = counter("received_bytes_total", "Bytes of messages from clients.")
+        self.messages_received = tallies("messages_received_total", "Messages from clients.", "transport")
+        self.received_bytes = tallies("received_bytes_total", "Bytes of messages from clients.").labels()
         self.publications_published = counter("publications_published_total", "Publications sent by this node.")
         self.publications_received = counter("publications_received_total", "Publications read from the broker.")
         self.unsequenced_publications = counter(
@@ -143,8 +149,10 @@ class Metrics:
             "unkept_publications_total", "Publications without a position on channels that keep a history."
         )
 
-        self.rpc_calls = counter("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
-        self.rpc_duration = seconds("rpc_duration", "From request to reply.", "service")
+        self.rpc_calls = tallies("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
+        self.rpc_duration = DurationsFamily(
+            "snorky_rpc_duration_seconds", "From request to reply.", ("service",), registry, bounds=_SECONDS
+        )
         self.hook_calls = counter(
             "hook_calls_total", "Questions to the backend by HTTP hooks, by outcome.", "operation", "outcome"
         )

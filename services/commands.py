@@ -61,8 +61,8 @@ class Command:
     def fits(self, params: dict[str, Any]) -> bool:
         """Return whether the parameters fit the method's signature."""
         if self._allowed is None:
-            return self._required <= params.keys() and self._taken.isdisjoint(params)
-        return self._required <= params.keys() <= self._allowed
+            return self._required.issubset(params) and self._taken.isdisjoint(params)
+        return self._required.issubset(params) and self._allowed.issuperset(params)
 
 
 def commands_of(service: object) -> dict[str, Command]:

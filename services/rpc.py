@@ -18,13 +18,12 @@ Rules:
 """
 
 import asyncio
-import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
+from types import CoroutineType
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram
 
 from snorky.gateway import (
     Compound,
@@ -55,7 +54,8 @@ class RPCService(Service):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._commands = commands_of(self)
-        self._counters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}  # command, outcome -> calls, duration
+        # command, outcome -> counts a call, and its duration
+        self._counters: dict[tuple[str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
         for alias, command in self.aliases.items():
             if command not in self._commands:
                 raise ConfigurationError(f"{self!r}: {alias!r} is an alias of {command!r}, which is not a command")
@@ -80,7 +80,7 @@ class RPCService(Service):
         except Exception as error:  # the top of a call: any error gets a reply; ours are logged
             self._refuse(request, error)
             return None
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             return self._finish(request, result)
         if isinstance(result, asyncio.Future):
             result.add_done_callback(lambda future: self._settle(request, future))
@@ -153,11 +153,15 @@ class RPCService(Service):
     def _reply(self, request: Request, data: Any) -> None:
         connection = request.connection
         try:
-            if isinstance(data, Fitted):
+            if data is None and request.has_call_id:  # most replies
+                self.respond(connection, None, request.call_id)
+            elif isinstance(data, Fitted):
                 connection.write_reply(data.frame)
             elif isinstance(data, Compound):
                 instead = None if data.instead is None else response(request, data.instead)
                 self.send_compound(connection, response(request, data.value), data, instead)
+            elif request.has_call_id:
+                self.respond(connection, data, request.call_id)
             else:
                 self.send(connection, response(request, data))
         except ReplyTooLarge as error:
@@ -181,8 +185,8 @@ class RPCService(Service):
         found = self._counters.get(key)
         if found is None:  # looking them up by labels costs as much as counting
             metrics = self.cluster.metrics
-            found = metrics.rpc_calls.labels(self.name, *key), metrics.rpc_duration.labels(self.name)
+            found = metrics.rpc_calls.labels(self.name, *key).inc, metrics.rpc_duration.labels(self.name).observe
             self._counters[key] = found
-        calls, duration = found
-        calls.inc()
-        duration.observe(perf_counter() - request.started_s)
+        count, observe = found
+        count()
+        observe(perf_counter() - request.started_s)

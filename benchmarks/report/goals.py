@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import Cell
 from benchmarks.scenarios.growth import Growth
+from benchmarks.scenarios.inbound import Inbound
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import MIXED, SNORKY_AGAIN, SNORKY_ALONE
-from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE
+from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE, NAIVE_CONNECTION
 
-__all__ = ["Goal", "goals", "growth_goals", "protocol_goals"]
+__all__ = ["Goal", "call_goals", "connect_goals", "goals", "growth_goals", "protocol_goals"]
 
 CLIENTS = 1_000  # number of clients for the goals of fan-out
 
@@ -97,3 +98,21 @@ def growth_goals(growth: Growth) -> list[Goal]:
         for step in growth.crowd
     ]
     return found
+
+
+def connect_goals(idle: Sequence[Connections]) -> list[Goal]:
+    """Compare the CPU of a connect with that of a typical aiohttp server."""
+    by_name = {each.name: each for each in idle}
+    ours, naive = by_name.get(GATEWAY), by_name.get(NAIVE_CONNECTION)
+    if ours is None or naive is None:
+        return []
+    return [Goal(f"CPU to connect / {NAIVE_CONNECTION}", ours.connect_ms / naive.connect_ms, at_most=0.5)]
+
+
+def call_goals(inbound: Sequence[Inbound]) -> list[Goal]:
+    """Compare the CPU of a call and its reply with that of an echo."""
+    return [
+        Goal("CPU of a call and its reply / of an echo by a bare Protocol", each.x_echo, at_most=2.5)
+        for each in inbound
+        if each.name.startswith(GATEWAY)
+    ]

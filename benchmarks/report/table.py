@@ -130,12 +130,11 @@ def before_connection_rows(runs: Iterable[Connections]) -> list[str]:
 
 
 def inbound_rows(runs: Iterable[Inbound]) -> list[str]:
-    """One line per run."""
-    table = [["messages from clients", "clients", "messages", "CPU us each", "messages/s"]]
-    table += [
-        [run.name, f"{run.connections:,}", f"{run.messages:,}", f"{run.us_each:.1f}", f"{run.per_s:,.0f}"]
-        for run in runs
-    ]
+    """One line per server."""
+    table = [["messages from clients", "clients", "messages", "CPU us each", "/ echo", "messages/s"]]
+    for run in runs:
+        row = [run.name, f"{run.connections:,}", f"{run.messages:,}", f"{run.us_each:.1f}", f"{run.x_echo:.2f}"]
+        table.append([*row, f"{run.per_s:,.0f}"])
     return _aligned(table)
 
 

@@ -18,9 +18,11 @@ __all__ = [
     "BEFORE",
     "GATEWAY",
     "NAIVE",
+    "NAIVE_CONNECTION",
     "THROUGH_REDIS",
     "Rig",
     "Variant",
+    "echo",
     "gateway",
     "gateway_module",
     "naive",
@@ -29,6 +31,7 @@ __all__ = [
 
 BASELINE = "C loop of send()"
 NAIVE = "aiohttp send_str, encoded per client"
+NAIVE_CONNECTION = "aiohttp WebSocketResponse"
 GATEWAY = "this gateway"
 BEFORE = "the gateway before"
 THROUGH_REDIS = ", through Redis"
@@ -144,6 +147,11 @@ class _RedisRig(Rig):
 def naive(encode: str, loop: str) -> Child:
     """Start the typical aiohttp server; see naive_server."""
     return Child([sys.executable, "-m", "benchmarks.servers.naive_server", encode, loop], cpu=server_cpu())
+
+
+def echo() -> Child:
+    """Start the bare Protocol; see echo_server."""
+    return Child([sys.executable, "-m", "benchmarks.servers.echo_server"], cpu=server_cpu())
 
 
 def gateway_module(folder: Path) -> str:

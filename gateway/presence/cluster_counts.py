@@ -51,7 +51,7 @@ class ClusterCounts:
             PER_IP: limits.connections_per_ip,
             CHANNELS: limits.channels_per_identity,
         }
-        self._is_counting = limits.connections_per_identity > 0 or limits.connections_per_ip > 0
+        self.is_counting = limits.connections_per_identity > 0 or limits.connections_per_ip > 0
         self._store = store
         self._metrics = metrics
         self._refusals = refusals
@@ -78,7 +78,7 @@ class ClusterCounts:
 
     def bind(self, connection: Connection, units: Sequence[Unit]) -> None:
         """Count these units for a connection until `forget`."""
-        if self._is_counting:
+        if self.is_counting:
             self._units[connection] = list(units)
 
     def leave(self, units: Sequence[Unit]) -> None:

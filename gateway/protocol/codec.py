@@ -92,12 +92,14 @@ class Encoding(Enum):
 _JSON = Encoding.JSON  # reading an Enum's attribute is slower than a global, and each render does it
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message from a peer and the service it is addressed to (PROTOCOL "Envelope")."""
 
     service: str
     message: Json
+
+
+_envelope_decode = msgspec.json.Decoder(Envelope).decode
 
 
 def decode_json(data: bytes | memoryview) -> Json:
@@ -115,16 +117,18 @@ def decode_json(data: bytes | memoryview) -> Json:
         raise InvalidMessage("Invalid UTF-8") from error
     except RecursionError as error:
         raise InvalidMessage("Nested too deeply") from error
-    if (
-        len(data) >= len(_LONG_NUMBER)  # shorter data cannot meet any of the three conditions
-        and (
-            data.count(b"[") + data.count(b"{") > MAX_DEPTH
-            or data.translate(_DIGITS_TO_0).find(_LONG_NUMBER) >= 0  # msgspec makes a Python int of any size
-            or len(data) > 2 * MAX_VALUES  # a value takes at least a byte, plus a separator
-        )
-    ):
+    if _is_suspicious(data):
         _verify(value)
     return value
+
+
+def _is_suspicious(data: bytes) -> bool:
+    """Return whether JSON that is decoded may be too deep or too long, or contain a number out of range."""
+    return len(data) >= len(_LONG_NUMBER) and (  # shorter data cannot meet any of the three conditions
+        data.count(b"[") + data.count(b"{") > MAX_DEPTH
+        or data.translate(_DIGITS_TO_0).find(_LONG_NUMBER) >= 0  # msgspec makes a Python int of any size
+        or len(data) > 2 * MAX_VALUES  # a value takes at least a byte, plus a separator
+    )
 
 
 def decode_msgpack(data: bytes | memoryview) -> Json:
@@ -205,6 +209,14 @@ def encode(value: Json, encoding: Encoding, *, max_values: int = MAX_VALUES) -> 
 
 def decode_envelope(data: bytes | memoryview, encoding: Encoding) -> Envelope:
     """Decode a peer's message. Raises InvalidMessage: not a strict value. InvalidEnvelope: as `envelope_of`."""
+    if encoding is _JSON and type(data) is bytes and not _is_suspicious(data):
+        try:
+            envelope = _envelope_decode(data)  # without a dict around the message
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # `envelope_of` names the fault
+        else:
+            if _NAME(envelope.service) is not None:
+                return envelope
     return envelope_of(decode(data, encoding))
 
 

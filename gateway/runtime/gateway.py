@@ -140,7 +140,7 @@ class Gateway:
             app,
             header_timeout_s=settings.limits.request_header_timeout_s,
             refusals=node.auth.refusals,
-            gate=handler.endpoint.gate,
+            websockets=handler,
         )
         stack.push_async_callback(site.stop)
         await site.start(public_sockets)

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client.registry import Collector
 
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
@@ -163,7 +163,7 @@ def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
     return topology.revocations(keep_s=keep_s)
 
 
-def _total(counter: Counter) -> int:
+def _total(counter: Collector) -> int:
     """Sum a counter over its labels. To read it from the registry would collect all metrics and list all open files."""
     samples = (sample for metric in counter.collect() for sample in metric.samples)
     return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))

@@ -240,7 +240,9 @@ class ServiceRegistry:
 
         `accept` calls it; other protocols call it for messages that they answer themselves.
         """
-        limiter = self._limiter(connection)
+        limiter = connection.limiter
+        if limiter is None or limiter.identity is not connection.identity:
+            limiter = self._limiter(connection)
         if limiter is None or not (wait_ms := limiter.take(size)):
             return True
         limit = limiter.limit

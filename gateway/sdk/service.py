@@ -26,8 +26,9 @@ from snorky.gateway.contracts.directory import Member
 from snorky.gateway.contracts.hooks import Operation, Question
 from snorky.gateway.errors import CloseCode, ConfigurationError, NotSubscribed, ReplyTooLarge, SnorkyError
 from snorky.gateway.permissions.access import Access
-from snorky.gateway.protocol.codec import channel_key, channel_of
+from snorky.gateway.protocol.codec import Encoding, channel_key, channel_of
 from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.responses import Responses
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.handles import Direct, Names, NodeServices, Rosters, Tokens
@@ -37,6 +38,7 @@ from snorky.gateway.sdk.topics import Topics
 __all__ = ["Service"]
 
 _NAME = re.compile(r"[a-z0-9_-]+")
+_JSON = Encoding.JSON  # reading an Enum's attribute is slower than a global
 
 _log = structlog.get_logger("snorky.service")
 
@@ -61,6 +63,7 @@ class Service(ABC):
         self.asks_backend: frozenset[Operation] = frozenset()  # operations that `[hooks]` names this service for
         self._cluster: NodeServices | None = None
         self._is_authenticating = False
+        self._responses = Responses(name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -271,6 +274,16 @@ class Service(ABC):
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON value. Raises ReplyTooLarge."""
         connection.send({"service": self.name, "message": message})
+
+    def respond(self, connection: Connection, data: Any, call_id: Any) -> None:
+        """Send the reply to a call that has an id. data: any JSON value. Raises InvalidMessage, ReplyTooLarge."""
+        dialect = connection.dialect
+        is_json = dialect.encoding is _JSON and connection.frontend is None
+        encoded = self._responses.encode(data, call_id) if is_json else None
+        if encoded is None:
+            self.send(connection, {"type": "response", "data": data, "callId": call_id})
+        else:
+            connection.write_reply(dialect.frame(encoded))
 
     def framed(self, connection: Connection, message: Any) -> bytes:
         """Encode one message as a frame for `Connection.write_reply`. message: any JSON value. Raises ReplyTooLarge."""

@@ -96,8 +96,11 @@ class AcceptGate:
         """The length of the queue of connections not yet accepted."""
         return self._descriptors.backlog
 
-    def enter(self, key: object, transport: asyncio.Transport) -> None:
-        """Count an accepted connection; above a limit, respond and close it. The caller must call `leave` later."""
+    def enter(self, key: object, transport: asyncio.Transport) -> str:
+        """Count an accepted connection; above a limit, respond and close it. The caller must call `leave` later.
+
+        Returns the address that has connected; "" = unknown.
+        """
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         network = self._network_of(address)
@@ -111,6 +114,11 @@ class AcceptGate:
         self._networks[key] = network
         if network is not None:
             self._per_network[network] += 1
+        return address
+
+    def pass_on(self, key: object, successor: object) -> None:
+        """Count a connection for another object from now on, whatever limits are reached meanwhile."""
+        self._networks[successor] = self._networks.pop(key)
 
     def leave(self, key: object) -> None:
         """Stop counting a connection that has ended, or has become a WebSocket. Idempotent."""

@@ -28,6 +28,7 @@ def listen(host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes:
                 raise
             sockets.append(bound)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if reuse_port:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if send_buffer_bytes:

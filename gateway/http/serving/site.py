@@ -11,8 +11,9 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from snorky.gateway.connection.refusals import Refusals
-from snorky.gateway.http.serving.accept_gate import AcceptGate
 from snorky.gateway.http.serving.listen import BACKLOG, url_of
+from snorky.gateway.http.websocket.front_door import FrontDoor
+from snorky.gateway.http.websocket.handler import WebSocketHandler
 
 __all__ = ["Site"]
 
@@ -55,7 +56,8 @@ class Site:
     """Serves an application. header_timeout_s: for the whole head of a request, and between two requests.
 
     refusals: counts invalid HTTP requests, and those with too long a line, such as a token that is too long.
-    gate: counts connections when they are accepted; None = they are not counted (a private port).
+    websockets: accepts handshakes for `/ws` without aiohttp, and counts connections when they are accepted; None = a
+    private port, where neither is done.
     """
 
     def __init__(
@@ -64,9 +66,12 @@ class Site:
         *,
         header_timeout_s: float,
         refusals: Refusals | None = None,
-        gate: AcceptGate | None = None,
+        websockets: WebSocketHandler | None = None,
     ) -> None:
-        self._gate = gate
+        self._websockets = websockets
+        self._header_timeout_s = header_timeout_s
+        self._door: FrontDoor | None = None
+        self._servers: list[asyncio.Server] = []  # of the door
         self._is_stopping = False
         app.on_response_prepare.append(self._end_connection)
         self._runner = web.AppRunner(
@@ -84,11 +89,14 @@ class Site:
     async def start(self, sockets: list[socket.socket]) -> None:
         """Serve on these listening sockets."""
         await self._runner.setup()
-        if self._gate is not None:
-            _count_with(self._gate, self._runner)
+        if self._websockets is not None:
+            self._door = self._open_door(self._websockets)
         for bound in sockets:
-            backlog = BACKLOG if self._gate is None else self._gate.backlog
-            await web.SockSite(self._runner, bound, backlog=backlog).start()
+            if self._door is None:
+                await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
+            else:
+                loop, backlog = asyncio.get_running_loop(), self._door.gate.backlog
+                self._servers.append(await loop.create_server(self._door, sock=bound, backlog=backlog))
             self.urls.append(url_of(bound))
 
     async def start_unix(self, path: Path) -> None:
@@ -103,37 +111,39 @@ class Site:
         """
         self._is_stopping = True
         await asyncio.sleep(0)  # accepts connections that wait in the backlog: closing it resets them
+        for server in self._servers:
+            server.close()
         for each in list(self._runner.sites):
             await each.stop()
         await asyncio.sleep(0)  # aiohttp's server takes over what was accepted
-        clock, server = asyncio.get_running_loop().time, self._runner.server
+        clock = asyncio.get_running_loop().time
         settled_s = clock() + SETTLE_S
-        while server is not None and server.connections and clock() < settled_s:  # noqa: ASYNC110 - once, at its end
+        while self._has_connections() and clock() < settled_s:  # noqa: ASYNC110 - once, at its end
             await asyncio.sleep(_PACE_S)
+        if self._door is not None:
+            await self._door.stop(SHUTDOWN_S)
         await self._runner.cleanup()
+
+    def _open_door(self, websockets: WebSocketHandler) -> FrontDoor:
+        server, gate = self._runner.server, websockets.endpoint.gate
+        if server is None:
+            raise RuntimeError("the runner is not set up")
+        lost = server.connection_lost
+
+        def connection_lost(handler: RequestHandler, exc: BaseException | None = None) -> None:
+            gate.leave(handler)
+            lost(handler, exc)
+
+        # aiohttp has no hook for this; it calls it for every connection, including those that `take_over` removes
+        server.connection_lost = connection_lost  # type: ignore[method-assign]
+        return FrontDoor(websockets, server, header_timeout_s=self._header_timeout_s, path="/ws")
+
+    def _has_connections(self) -> bool:
+        server, door = self._runner.server, self._door
+        return bool(server is not None and server.connections) or (door is not None and door.connections > 0)
 
     async def _end_connection(self, _request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Tell the client, while the site stops, that this response is the last of its connection."""
         if self._is_stopping:
             response.force_close()
             response.headers["Connection"] = "close"  # aiohttp has decided on its own header before
-
-
-def _count_with(gate: AcceptGate, runner: web.AppRunner) -> None:
-    """Make aiohttp's server report each connection to the gate: when it opens, and when it ends or is taken over."""
-    server = runner.server
-    if server is None:
-        raise RuntimeError("the runner is not set up")
-    made, lost = server.connection_made, server.connection_lost
-
-    def connection_made(handler: RequestHandler, transport: asyncio.Transport) -> None:
-        made(handler, transport)
-        gate.enter(handler, transport)
-
-    def connection_lost(handler: RequestHandler, exc: BaseException | None = None) -> None:
-        gate.leave(handler)
-        lost(handler, exc)
-
-    # aiohttp has no hook for this; it calls both for every connection, including those that `take_over` removes
-    server.connection_made = connection_made  # type: ignore[method-assign]
-    server.connection_lost = connection_lost  # type: ignore[method-assign]

@@ -207,12 +207,12 @@ class SockJSHandler:
         endpoint, session_id = self._websockets.endpoint, self.session_id(request)
         ip = endpoint.admission.client_ip(request)
         stream = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: is_gone(request))
-        identify = self._websockets.identify_hook
+        identify = self._websockets.asked(request)
         who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
             session_id,
             ip,
-            lambda: admit(request, endpoint.node, identify, address=ip),
+            lambda: admit(request.headers, endpoint.node, identify, address=ip),
             who,
             self.session_maker(request),
         )
@@ -332,7 +332,7 @@ class SockJSHandler:
         endpoint = self._websockets.endpoint
         endpoint.admission.knock(ip)
         try:
-            login = await session_of(request, endpoint.node.auth, self._websockets.identify_hook)
+            login = await session_of(request.headers, endpoint.node.auth, self._websockets.asked(request))
         except InvalidToken as error:
             endpoint.node.auth.refusals.note("token", error.reason, address=ip)
             raise HandshakeRefused(403, "token", "The token is not accepted: connect again with another one") from None

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from snorky.gateway.config.settings import Limits, Network
 from snorky.gateway.connection.shared_limits import site_of
-from snorky.gateway.http.websocket.handshake import HandshakeRefused
+from snorky.gateway.http.websocket.handshake import HandshakeRefused, Headers
 from snorky.gateway.http.websocket.handshake_rate import Knocks
 from snorky.gateway.metrics import Metrics
 
@@ -33,14 +33,18 @@ class Admission:
         self._knocks = Knocks(limits)
 
     def client_ip(self, request: web.Request) -> str:
+        """Return the address of the client that sent a request. See `address_of`."""
+        return self.address_of(request.remote or "", request.headers)
+
+    def address_of(self, peer: str, headers: Headers) -> str:
         """Return the client's address: the right-most of X-Forwarded-For that is not a trusted proxy.
 
-        The client itself may have written the addresses further left.
+        The client itself may have written the addresses further left. peer: the address that has connected.
         """
-        address = request.remote or ""
+        address = peer
         if not self.is_trusted(address):
             return address
-        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        forwarded = ",".join(headers.getall("X-Forwarded-For", ()))
         for each in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
             address = _without_port(each)
             if not self.is_trusted(address):

@@ -18,10 +18,11 @@ from snorky.gateway.errors import BrokerUnavailable, HookRefused, HookUnavailabl
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, Headers
 from snorky.gateway.node import Node
 
-__all__ = ["Identify", "admit", "session_of", "token_of"]
+__all__ = ["Asked", "Identify", "admit", "session_of", "token_of"]
 
 # Returns the identity of the client that sends a request, e.g. from a session cookie; None = unknown
 Identify = Callable[[web.Request], Awaitable[str | int | None]]
+Asked = Callable[[], Awaitable[str | int | None]]  # the same, of one request
 
 _SUBPROTOCOL: Final = "bearer."
 _log = structlog.get_logger("snorky.auth")
@@ -43,7 +44,7 @@ def token_of(headers: Headers) -> str | None:
 
 
 async def admit(
-    request: web.Request, node: Node, identify: Identify | None, *, address: str, token: str | None = None
+    headers: Headers, node: Node, identify: Asked | None, *, address: str, token: str | None = None
 ) -> Session | None:
     """Authenticate a request as `session_of`, and ask the backend whether it may connect. address: the client's.
 
@@ -51,7 +52,7 @@ async def admit(
     refuses it, or gave no usable answer.
     """
     auth = node.auth
-    session = await session_of(request, auth, identify, token=token)
+    session = await session_of(headers, auth, identify, token=token)
     try:
         answer = await auth.ask_to_connect(None if session is None else session.who, address)
         if answer is None or answer.identity is None:
@@ -72,7 +73,7 @@ async def admit(
 
 
 async def session_of(
-    request: web.Request, auth: Authenticator, identify: Identify | None, *, token: str | None = None
+    headers: Headers, auth: Authenticator, identify: Asked | None, *, token: str | None = None
 ) -> Session | None:
     """Authenticate a request; None = no token, and no identity from the hook. The caller must `bind` or `leave` it.
 
@@ -82,12 +83,12 @@ async def session_of(
     the status of a handshake. HandshakeRefused: authentication is unavailable now, or the hook failed.
     """
     if token is None and auth.takes_tokens:
-        token = token_of(request.headers)
+        token = token_of(headers)
     try:
         if token is not None:
             return await auth.enter(token)
         if identify is not None:
-            return await auth.enter_as(lambda: identify(request))
+            return await auth.enter_as(identify)
     except InvalidToken:
         raise
     except BrokerUnavailable:

@@ -30,7 +30,12 @@ SUBPROTOCOLS: Final = {"snorky.json": Encoding.JSON, "snorky.msgpack": Encoding.
 _DEFLATE_PARAMETER: Final = re.compile(
     r'(server|client)_no_context_takeover|client_max_window_bits(\s*=\s*("?)([89]|1[0-5])\3)?'
 )
-_DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+_HEAD: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n"
+)
+_DEFLATE: Final = (
+    b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+)
 
 
 class Headers(Protocol):
@@ -71,35 +76,31 @@ def upgrade(
 ) -> Upgrade:
     """Accept or refuse a handshake. subprotocols: of the endpoint. Raises HandshakeRefused."""
     # exactly one protocol: only then does aiohttp pass on the bytes that follow the request
-    origin = next(iter(headers.getall("Origin", ())), None)
+    origins = headers.getall("Origin", ())
+    origin = origins[0] if origins else None
     if _tokens(headers, "Upgrade") != ["websocket"] or "upgrade" not in _tokens(headers, "Connection"):
         check_origin(origin, headers.get("Host", ""), allowed_origins)  # a page may ask by fetch why it was refused
         raise HandshakeRefused(426, "no_upgrade", "This is a WebSocket endpoint: connect with ws:// or wss://")
-    for name in ("Sec-WebSocket-Version", "Sec-WebSocket-Key", "Origin"):
-        if len(headers.getall(name, ())) > 1:
+    versions, keys = headers.getall("Sec-WebSocket-Version", ()), headers.getall("Sec-WebSocket-Key", ())
+    for name, values in (("Sec-WebSocket-Version", versions), ("Sec-WebSocket-Key", keys), ("Origin", origins)):
+        if len(values) > 1:
             raise HandshakeRefused(400, "duplicate_header", f"{name} occurs twice")
-    if headers.get("Sec-WebSocket-Version", "") != "13":
+    if not versions or versions[0] != "13":
         raise HandshakeRefused(426, "version", "Sec-WebSocket-Version must be 13")
-    key = headers.get("Sec-WebSocket-Key", "")
+    key = keys[0] if keys else ""
     if not _is_key(key):
         raise HandshakeRefused(400, "key", "Sec-WebSocket-Key must be 16 bytes in base64")
     check_origin(origin, headers.get("Host", ""), allowed_origins)
     subprotocol, encoding = _subprotocol(_joined(headers, "Sec-WebSocket-Protocol"), subprotocols)
     deflate = compression and _offers_deflate(_joined(headers, "Sec-WebSocket-Extensions"))
     # RFC 6455 4.2.2: the SHA-1 shows that the server speaks WebSocket; it is not used for security
-    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {accept}",
-    ]
+    accept = binascii.b2a_base64(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest(), newline=False)
+    head = _HEAD % accept
     if subprotocol:
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+        head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode()
     if deflate:
-        lines.append(f"Sec-WebSocket-Extensions: {_DEFLATE}")
-    head = "\r\n".join(lines) + "\r\n\r\n"
-    return Upgrade(dialect_for(encoding, deflate=deflate), head.encode())
+        head += _DEFLATE
+    return Upgrade(dialect_for(encoding, deflate=deflate), head + b"\r\n")
 
 
 def check_origin(origin: str | None, host: str, allowed_origins: Collection[str]) -> None:

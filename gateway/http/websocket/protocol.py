@@ -66,8 +66,8 @@ class Endpoint:
     def count_message(self, size: int, transport_name: str) -> None:
         """Count one message of a client. size: bytes of its payload."""
         metrics = self.node.metrics
-        metrics.messages_received.labels(transport_name).inc()
-        metrics.received_bytes.inc(size)
+        metrics.messages_received.labels(transport_name).value += 1
+        metrics.received_bytes.value += size
 
 
 class WebSocketProtocol(asyncio.Protocol):

@@ -209,8 +209,8 @@ HOOKS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="hook of SockJS sessions",
         file="gateway/http/sockjs/handler.py",
-        old="lambda: admit(request, endpoint.node, identify, address=ip)",
-        new="lambda: session_of(request, endpoint.node.auth, identify)",
+        old="lambda: admit(request.headers, endpoint.node, identify, address=ip)",
+        new="lambda: session_of(request.headers, endpoint.node.auth, identify)",
         argv=test(_CONNECT, "test_refused_sockjs_session_is_not_opened"),
     ),
     Mutation(

@@ -4,6 +4,7 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 
 __all__ = ["HTTP_MUTATIONS"]
 
+_DOOR = "tests/unit/http/websocket/test_front_door.py"
 SITE = "tests/unit/http/serving/test_site.py"
 
 HTTP_MUTATIONS: tuple[Mutation, ...] = (
@@ -222,5 +223,68 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         old="                if code in _FINAL_CODES:",
         new="                if False:",
         argv=test("tests/cluster/test_commands.py", "test_subscribe_authenticates_and_finds_the_node_by_the_settings"),
+    ),
+    Mutation(
+        guard="a refused handshake is decided once",
+        file="gateway/http/websocket/front_door.py",
+        old="        http = JudgedHandler(self._server, verdict)\n",
+        new="        http = JudgedHandler(self._server, None)\n",
+        argv=test(_DOOR, "test_refusals_are_the_same_on_both_ways"),
+    ),
+    Mutation(
+        guard="a late request gets no second timeout",
+        file="gateway/http/websocket/aiohttp_internals.py",
+        old="    if due_s is not None and http._keepalive_handle is not None:\n",
+        new="    if False:\n",
+        argv=test(_DOOR, "test_a_silent_connection_is_closed"),
+    ),
+    Mutation(
+        guard="a silent connection is closed",
+        file="gateway/http/websocket/front_door.py",
+        old="            arrival.transport.close()\n            del self._waiting[arrival]\n",
+        new="            del self._waiting[arrival]\n",
+        argv=test(_DOOR, "test_a_silent_connection_is_closed"),
+    ),
+    Mutation(
+        guard="early messages have a bound",
+        file="gateway/http/websocket/front_door.py",
+        old="            if len(self._data) >= EARLY_MAX_BYTES:\n",
+        new="            if False:\n",
+        argv=test(_DOOR, "test_messages_sent_before_the_decision"),
+    ),
+    Mutation(
+        guard="unusual handshakes go to aiohttp",
+        file="gateway/http/websocket/request_head.py",
+        old=" or not _OTHERS.isdisjoint(values):",
+        new=":",
+        argv=test("tests/unit/http/websocket/test_request_head.py", "test_what_is_unusual"),
+    ),
+    Mutation(
+        guard="a header that occurs twice goes to aiohttp",
+        file="gateway/http/websocket/request_head.py",
+        old="if len(values) < len(lines) or ",
+        new="if ",
+        argv=test("tests/unit/http/websocket/test_request_head.py", "test_what_is_unusual"),
+    ),
+    Mutation(
+        guard="an identify hook gets aiohttp's request",
+        file="gateway/http/websocket/front_door.py",
+        old="None if self._door.handler.identify_hook is not None else ",
+        new="",
+        argv=test(_DOOR, "test_an_identify_hook_sees"),
+    ),
+    Mutation(
+        guard="tokens are verified in a task",
+        file="gateway/http/websocket/handler.py",
+        old="return auth.takes_tokens or ",
+        new="return ",
+        argv=test(_DOOR, "test_tokens_are_verified_in_a_task"),
+    ),
+    Mutation(
+        guard="unknown keys of an envelope are strict too",
+        file="gateway/protocol/codec.py",
+        old="class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):",
+        new="class Envelope(msgspec.Struct, frozen=True):",
+        argv=test("tests/unit/protocol/test_codec.py", "test_other_keys_of_an_envelope_are_strict"),
     ),
 )

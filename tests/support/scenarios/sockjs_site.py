@@ -218,7 +218,7 @@ async def sockjs_site(
             stack.push_async_callback(node.stop)
             handler = WebSocketHandler(registry, public, identify_hook=identify)
             sockjs = SockJSHandler(handler, timing=timing, clock=clock)
-            site = Site(public_app(handler, sockjs), header_timeout_s=5.0, gate=handler.endpoint.gate)
+            site = Site(public_app(handler, sockjs), header_timeout_s=5.0, websockets=handler)
             sockets = listen("127.0.0.1", 0, send_buffer_bytes=16_384)
             await site.start(sockets)
             stack.push_async_callback(site.stop)

@@ -8,14 +8,17 @@ import decimal
 import json
 import uuid
 from collections import Counter, OrderedDict, namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
+from snorky.gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage
 from snorky.gateway.protocol import codec
 from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, Encoding, Envelope
 from snorky.gateway.protocol.splicing import PAYLOAD
@@ -248,3 +251,35 @@ def test_authorised_and_forwarded_value_of_a_duplicate_key_are_the_same() -> Non
     envelope = codec.decode_envelope(data, Encoding.JSON)
     assert envelope == Envelope("pubsub", {"channel": "b"})
     assert codec.encode_json(envelope.message) == b'{"channel":"b"}'
+
+
+@pytest.mark.parametrize("other", [b"1e999", b"18446744073709551616", b'"\xff"', b"nul", b'"\\ud800"'])
+def test_other_keys_of_an_envelope_are_strict(other: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        codec.decode_envelope(b'{"service":"a","message":1,"x":%s}' % other, Encoding.JSON)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b'"service"', b'"message"', b'"x"', b'"\xff"', b"1", b'"Service"', b'"s\\u0065rvice"']),
+            st.sampled_from(
+                [b'"a"', b'"A"', b"1", b"null", b"{}", b"[1,{}]", b"1e999", b'"\xff"', b"-", b"[" * 80 + b"]" * 80]
+            ),
+        ),
+        max_size=4,
+    ),
+    st.sampled_from([b"", b" ", b"x", b","]),
+)
+def test_an_envelope_is_decoded_as_the_value_would_be(pairs: list[tuple[bytes, bytes]], rest: bytes) -> None:
+    data = b"{" + b",".join(b"%s:%s" % pair for pair in pairs) + b"}" + rest
+
+    def outcome(decode: Callable[[], Envelope]) -> object:
+        try:
+            return decode()
+        except InvalidInput as error:
+            return type(error), str(error), getattr(error, "service", None)
+
+    assert outcome(lambda: codec.decode_envelope(data, Encoding.JSON)) == outcome(
+        lambda: codec.envelope_of(codec.decode_json(data))
+    )

@@ -104,8 +104,10 @@ class EmulationHandler:
         node, address = endpoint.node, endpoint.admission.client_ip(request)
         refuse_draining(node)
         endpoint.admission.knock(address)
-        identify = self._websockets.identify_hook
-        entry = await enter(node, endpoint.admission, address, lambda: admit(request, node, identify, address=address))
+        identify = self._websockets.asked(request)
+        entry = await enter(
+            node, endpoint.admission, address, lambda: admit(request.headers, node, identify, address=address)
+        )
         try:
             if entry.refusal is not None:
                 raise HandshakeRefused(401, "token", str(entry.refusal))

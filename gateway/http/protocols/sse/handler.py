@@ -76,9 +76,12 @@ class SSEHandler:
         endpoint.admission.knock(address)
         asked = read_request(request)
         token = await self._token_of_ticket(asked)
-        identify = self._websockets.identify_hook
+        identify = self._websockets.asked(request)
         entry = await enter(
-            node, endpoint.admission, address, lambda: admit(request, node, identify, address=address, token=token)
+            node,
+            endpoint.admission,
+            address,
+            lambda: admit(request.headers, node, identify, address=address, token=token),
         )
         try:
             if entry.refusal is not None:

@@ -1,5 +1,6 @@
 """AcceptGate: plain HTTP is counted when it is accepted; some descriptors are reserved."""
 
+import pytest
 import structlog
 
 from snorky.gateway.config.settings import Limits, Public
@@ -18,6 +19,7 @@ async def keep_alive(site: RunningSite) -> tuple[RawClient, int]:
     return client, (await client.response()).status
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_plain_http_connections_of_one_address_have_a_limit() -> None:
     """600 keep-alive connections were accepted at connections_per_ip = 5."""
@@ -34,6 +36,7 @@ async def test_plain_http_connections_of_one_address_have_a_limit() -> None:
         assert (await keep_alive(site))[1] == 404
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_a_connection_that_never_asks_is_counted_too() -> None:
     async with running_site(limits=Limits(connections_per_ip=1)) as site:
@@ -44,6 +47,7 @@ async def test_a_connection_that_never_asks_is_counted_too() -> None:
         assert (await (await site.open()).response()).status == 429
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_a_websocket_is_no_plain_connection_any_more() -> None:
     async with running_site(limits=Limits(connections_per_ip=5)) as site:
@@ -57,6 +61,7 @@ async def test_a_websocket_is_no_plain_connection_any_more() -> None:
         await until(lambda: gate.websockets == 0)
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_a_trusted_proxy_has_only_the_bound_of_the_whole() -> None:
     public = Public(trusted_proxies=Public.__dataclass_fields__["trusted_proxies"].metadata["parse"](["127.0.0.1"]))
@@ -67,6 +72,7 @@ async def test_a_trusted_proxy_has_only_the_bound_of_the_whole() -> None:
         assert site.sample("limit_hits_total", limit="connections") == 1
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_a_connection_beyond_the_descriptors_is_answered_counted_and_logged_once() -> None:
     async with running_site() as site:

@@ -133,6 +133,7 @@ def test_zero_is_no_limit() -> None:
         gate.enter("a")
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_too_many_connections_are_refused_with_a_status_and_accepted_later() -> None:
     async with running_site(limits=Limits(connections_per_ip=2)) as site:
@@ -148,6 +149,7 @@ async def test_too_many_connections_are_refused_with_a_status_and_accepted_later
         await site.client()
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_a_full_node_refuses_with_its_reason() -> None:
     async with running_site(limits=Limits(connections=1)) as site:
@@ -156,6 +158,7 @@ async def test_a_full_node_refuses_with_its_reason() -> None:
         assert response.status == 503 and response.headers["retry-after"] == "5"
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_counts_return_to_zero_however_connections_end() -> None:
     async with running_site(limits=Limits(connections_per_ip=50)) as site:
@@ -173,6 +176,7 @@ async def test_counts_return_to_zero_however_connections_end() -> None:
         await until(lambda: site.admitted == (0, {}))
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_connections_through_a_trusted_proxy_count_for_their_clients() -> None:
     public = Public(trusted_proxies=PROXIES)

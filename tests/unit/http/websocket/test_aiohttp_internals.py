@@ -20,6 +20,8 @@ from snorky.gateway.http.websocket.aiohttp_internals import take_over
 from tests.support.clients.raw_ws import CLOSE, PING, PONG, TEXT, RawClient, close_payload, frame, handshake_head
 from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
 
+pytestmark = pytest.mark.usefixtures("through_aiohttp")
+
 GET = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 
 

@@ -15,6 +15,8 @@ from tests.support.scenarios.site import RunningSite, gone, running_site, until
 from tests.support.scenarios.sockjs_site import sockjs_site
 from tests.support.scenarios.tokens import hmac_token
 
+pytestmark = pytest.mark.usefixtures("each_door")
+
 TWO = ClusterLimits(connections_per_identity=2)
 REFUSED = (429, "Too many connections of this identity\n")
 

@@ -19,6 +19,8 @@ from tests.support.scenarios.sockjs_site import sockjs_site
 from tests.support.scenarios.tokens import SECRET, hmac_token
 from tests.support.servers.hook_backend import HookBackend
 
+pytestmark = pytest.mark.usefixtures("each_door")
+
 
 def bearer(identity: str = "ann", **claims: Any) -> dict[str, str | None]:
     return {"Authorization": f"Bearer {hmac_token(identity, **claims)}"}

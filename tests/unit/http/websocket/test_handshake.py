@@ -237,6 +237,7 @@ async def ask(client: RawClient, request: bytes) -> Response:
     return await client.response()
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_refusals_have_a_reason_and_end_the_connection() -> None:
     async with running_site() as site:
@@ -259,6 +260,7 @@ async def test_refusals_have_a_reason_and_end_the_connection() -> None:
         assert site.admitted == (0, {})
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_only_a_get_of_http_1_1_without_a_body_is_a_handshake() -> None:
     hello = frame(BINARY, b"")
@@ -282,6 +284,7 @@ async def test_only_a_get_of_http_1_1_without_a_body_is_a_handshake() -> None:
         assert site.node.metrics.registry.get_sample_value("snorky_connections_opened_total") is None
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_a_query_in_the_address_is_allowed() -> None:
     async with running_site() as site:
@@ -291,6 +294,7 @@ async def test_a_query_in_the_address_is_allowed() -> None:
         assert await client.receive() == (0xA, b"x")
 
 
+@pytest.mark.usefixtures("each_door")
 @on_both_loops
 async def test_an_allowed_origin_connects_and_gets_its_subprotocol_and_no_more() -> None:
 

@@ -299,7 +299,7 @@ async def test_an_empty_host_is_both_families_on_one_port() -> None:
 async def test_the_backlog_is_ours_and_not_the_library_s() -> None:
     """A node that restarts gets all its clients at once."""
     async with running_site() as site:
-        (server,) = [each._server for each in site.site._runner.sites]  # type: ignore[attr-defined]
+        (server,) = site.site._servers
         info = server.sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         (backlog,) = struct.unpack_from("=I", info, 28)  # tcpi_sacked: of a listening socket, its backlog
         assert backlog == min(4096, somaxconn())
