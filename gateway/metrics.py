@@ -93,7 +93,8 @@ class Metrics:
         self.channels = gauge("channels", "Channels with a local subscriber.")
 
         self.messages_received = tallies("messages_received_total", "Messages from clients.", "transport")
-        self.received_bytes = tallies("received_bytes_total", "Bytes of messages from clients.").labels()
+        self.received_bytes_family = tallies("received_bytes_total", "Bytes of messages from clients.")
+        self.received_bytes = self.received_bytes_family.labels()
         self.publications_published = counter("publications_published_total", "Publications sent by this node.")
         self.publications_received = counter("publications_received_total", "Publications read from the broker.")
         self.unsequenced_publications = counter(
