@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +75,24 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize(("transport", "form"), WAYS)
 @pytest.mark.parametrize("fault", ["kill", "drain", "pubsub"])
-async def test_clients_lose_nothing_and_repeat_nothing(tmp_path: Path, fault: str, transport: str, form: str) -> None:
-    async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet:
-        about = {"count": CLIENTS, "form": form, "transport": transport, "channel": CHANNEL}
-        async with centrifuge_js(url_of(fleet), **about) as clients:
+async def test_clients_lose_nothing_and_repeat_nothing(tmp_path: Path, fault: str) -> None:
+    """Clients of all transports at once, because the nodes take longer to start than the numbers to arrive."""
+    async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet, AsyncExitStack() as stack:
+        crowds = {}
+        for transport, form in WAYS:
+            about = {"count": CLIENTS, "form": form, "transport": transport, "channel": CHANNEL}
+            crowds[transport, form] = await stack.enter_async_context(centrifuge_js(url_of(fleet), **about))
+        for clients in crowds.values():
             await clients.until("subscribed", CLIENTS)
-            await publish_with_faults(fault, fleet, CHANNEL)
+        await publish_with_faults(fault, fleet, CHANNEL)
+        for way, clients in crowds.items():
             await clients.until("pub", CLIENTS * COUNT)
             for number in range(CLIENTS):
-                assert [each["data"] for each in clients.of("pub", number)] == list(range(COUNT))
+                assert [each["data"] for each in clients.of("pub", number)] == list(range(COUNT)), way
             again = clients.of("subscribed")[CLIENTS:]
-            assert all(each["recovered"] for each in again) and not clients.of("unsubscribed")
-            assert bool(again) == (fault != "pubsub"), "the fault had its effect"
+            assert all(each["recovered"] for each in again) and not clients.of("unsubscribed"), way
+            assert bool(again) == (fault != "pubsub"), f"the fault had its effect on {way}"
 
 
 @pytest.mark.parametrize("fault", ["kill", "drain"])
@@ -134,41 +138,44 @@ async def test_client_without_a_right_to_a_channel_is_told_so(tmp_path: Path) ->
             assert (await clients.until("disconnected"))[0]["code"] == 3500
 
 
-@pytest.mark.parametrize(("transport", "form"), WAYS)
-async def test_presence_history_and_calls(tmp_path: Path, transport: str, form: str) -> None:
-    channel = "by-token:room"
+async def test_presence_history_and_calls(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet:
+        for number, (transport, form) in enumerate(WAYS):
+            await has_presence_history_and_calls(fleet, f"by-token:room{number}", transport, form)
+
+
+async def has_presence_history_and_calls(fleet: Fleet, channel: str, transport: str, form: str) -> None:
     claims: dict[str, Any] = {"ops": ["subscribe", "publish", "history", "presence"], "info": {"role": "admin"}}
     tokens = {
         "connectionTokens": [token("ann", info={"name": "Ann €"})],
         "channelTokens": [token("ann", channel=channel, **claims)],
     }
-    async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet:
-        about = {"count": 3, "form": form, "transport": transport, "channel": channel}
-        async with centrifuge_js(url_of(fleet), **about, **tokens) as clients:
-            await clients.until("subscribed", 3)
-            await clients.until("join", 3)
-            for number in range(3):
-                await clients.call("publish", data={"number": number})
-            await clients.until("pub", 9)
-            page = await clients.call("history", limit=2)
-            assert [each["data"]["number"] for each in page["publications"]] == [0, 1]
-            page = await clients.call("history", limit=2, reverse=True)
-            assert [each["data"]["number"] for each in page["publications"]] == [2, 1]
-            present = (await clients.call("presence"))["clients"]
-            assert present.keys() == {each["id"] for each in clients.of("connected")}
-            assert {each["user"] for each in present.values()} == {"ann"}
-            own = clients.of("connected", 0)[0]["id"]
-            publisher = {"user": "ann", "client": own, "connInfo": {"name": "Ann €"}, "chanInfo": {"role": "admin"}}
-            assert publisher.items() <= present[own].items()
-            assert [each["info"] for each in clients.of("pub")] == [publisher] * 9
-            assert [each["info"] for each in page["publications"]] == [publisher] * 2
-            assert publisher in [each["info"] for each in clients.of("join")]
-            assert await clients.call("presenceStats") == {"numClients": 3, "numUsers": 1}
-            found = await clients.call("rpc", method="chat.join", data={"channel": "lobby"})
-            assert found["data"]["members"] == ["ann"]
-            await clients.call("unsubscribe")
-            left = (await clients.until("leave", 2))[0]["info"]
-            assert left["client"] == clients.of("connected", 0)[0]["id"]
+    about = {"count": 3, "form": form, "transport": transport, "channel": channel}
+    async with centrifuge_js(url_of(fleet), **about, **tokens) as clients:
+        await clients.until("subscribed", 3)
+        await clients.until("join", 3)
+        for number in range(3):
+            await clients.call("publish", data={"number": number})
+        await clients.until("pub", 9)
+        page = await clients.call("history", limit=2)
+        assert [each["data"]["number"] for each in page["publications"]] == [0, 1]
+        page = await clients.call("history", limit=2, reverse=True)
+        assert [each["data"]["number"] for each in page["publications"]] == [2, 1]
+        present = (await clients.call("presence"))["clients"]
+        assert present.keys() == {each["id"] for each in clients.of("connected")}
+        assert {each["user"] for each in present.values()} == {"ann"}
+        own = clients.of("connected", 0)[0]["id"]
+        publisher = {"user": "ann", "client": own, "connInfo": {"name": "Ann €"}, "chanInfo": {"role": "admin"}}
+        assert publisher.items() <= present[own].items()
+        assert [each["info"] for each in clients.of("pub")] == [publisher] * 9
+        assert [each["info"] for each in page["publications"]] == [publisher] * 2
+        assert publisher in [each["info"] for each in clients.of("join")]
+        assert await clients.call("presenceStats") == {"numClients": 3, "numUsers": 1}
+        found = await clients.call("rpc", method="chat.join", data={"channel": "lobby"})
+        assert found["data"]["members"] == ["ann"]
+        await clients.call("unsubscribe")
+        left = (await clients.until("leave", 2))[0]["info"]
+        assert left["client"] == clients.of("connected", 0)[0]["id"]
 
 
 # -- in a browser -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
-"""The extension module of this tree, built for the tests from its source, in place of an installed one. Needs gcc.
+"""The extension module of this tree, built for the tests from its source, in place of an installed one.
 
-pytestmark = pytest.mark.needs("gcc")
+Needs gcc and Python.h:
+
+pytestmark = pytest.mark.needs("gcc", "Python.h")
 with extension_built():
     ...
 """

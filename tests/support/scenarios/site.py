@@ -88,7 +88,7 @@ def on_both_paths(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
     own = inspect.Parameter("path", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     on_path.__signature__ = inspect.Signature([own, *inspect.signature(test).parameters.values()])  # type: ignore[attr-defined]
-    paths = [pytest.param(each, marks=pytest.mark.needs("gcc")) for each in ("io_uring", "send")]
+    paths = [pytest.param(each, marks=pytest.mark.needs("gcc", "Python.h")) for each in ("io_uring", "send")]
     paths.append(pytest.param("python"))
     return pytest.mark.parametrize("path", paths)(on_both_loops(on_path))
 

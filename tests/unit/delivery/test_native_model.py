@@ -23,7 +23,7 @@ from tests.support.extension import extension_built, skip_without_ring
 from tests.support.fakes.fake_wire import JSON
 from tests.support.scenarios.fan_out_rig import Source
 
-pytestmark = pytest.mark.needs("gcc")
+pytestmark = pytest.mark.needs("gcc", "Python.h")
 
 CLIENTS = 4
 SEND_BUFFER_BYTES = 4_608  # the least that Linux gives

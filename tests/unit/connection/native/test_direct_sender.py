@@ -16,7 +16,7 @@ from tests.support.scenarios.site import on_both_loops
 from tests.support.servers.redis_servers import make_tls
 
 
-@pytest.mark.needs("gcc")
+@pytest.mark.needs("gcc", "Python.h")
 def test_the_module_is_used_where_it_is_built_and_allowed() -> None:
     skip_without_ring()
     with extension_built():
@@ -26,7 +26,7 @@ def test_the_module_is_used_where_it_is_built_and_allowed() -> None:
     assert (off.path, off.reason, off.send_many) == ("python", 'native_fanout = "off"', None)
 
 
-@pytest.mark.needs("gcc")
+@pytest.mark.needs("gcc", "Python.h")
 def test_where_io_uring_is_forbidden_the_reason_is_known() -> None:
     """A real refusal: the process may have no more descriptors."""
     with extension_built():
@@ -56,7 +56,7 @@ def test_a_module_that_cannot_be_loaded_is_not_used(monkeypatch: pytest.MonkeyPa
     assert (sender.path, sender.reason) == ("python", "undefined symbol: send")
 
 
-@pytest.mark.needs("gcc")
+@pytest.mark.needs("gcc", "Python.h")
 @on_both_loops
 async def test_transports_with_a_socket_of_their_own_take_part() -> None:
     with extension_built():
@@ -74,7 +74,7 @@ async def test_transports_with_a_socket_of_their_own_take_part() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.needs("gcc", "openssl")
+@pytest.mark.needs("gcc", "Python.h", "openssl")
 @on_both_loops
 async def test_tls_and_unknown_transports_do_not(tmp_path: Path) -> None:
     """Bytes on the socket of a TLS connection would be plain text in the middle of its records."""

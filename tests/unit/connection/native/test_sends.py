@@ -18,7 +18,7 @@ import pytest
 from tests.support.extension import extension, skip_without_ring
 from tests.support.scenarios.site import on_both_loops, until
 
-pytestmark = pytest.mark.needs("gcc")
+pytestmark = pytest.mark.needs("gcc", "Python.h")
 SendMany = Callable[..., Any]
 
 
