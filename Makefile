@@ -11,7 +11,7 @@ ROUNDS ?= 5
 PROCESSES ?= 4
 # tests with deadlines, which mostly wait: they run after the others, because a busy core could make them red
 TIMED := tests/faults tests/e2e/test_centrifuge_python.py
-# tests that only compute, without deadlines: they run beside those that mostly wait, with the lowest priority
+# tests that only compute, without deadlines: they run at the same time as all others, with the lowest priority
 COMPUTING := clients/python/tests/test_client_versions.py tests/e2e/test_deploy_lock.py tests/e2e/test_deploy_files.py \
 	tests/e2e/test_wheels.py tests/e2e/test_js_package.py tests/unit/presence/test_rate_exchange.py
 TESTS = $(BIN)/python -m pytest
@@ -46,14 +46,14 @@ else
 endif
 
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
-	@# beside the others: the JavaScript tests, and the soak, which waits for most of its five minutes; after them the
-	@# tests with deadlines, last those that need all cores; beside these two those that compute
+	@# beside the others: the JavaScript tests, the soak, which waits for most of its five minutes, and those that compute;
+	@# after them the tests with deadlines; last those that need all cores
 	@scripts/test-js & js=$$!; \
 	$(TESTS) tests/cluster/test_soak.py & soak=$$!; \
+	nice -n 19 $(SHARED) 2 --timeout 900 $(COMPUTING) & computing=$$!; \
 	$(SHARED) $(PROCESSES) $(patsubst %,--ignore %,tests/cluster/test_soak.py $(COMPUTING) $(TIMED)); statuses=$$?; \
 	wait $$js; statuses+=$$?; \
 	wait $$soak; statuses+=$$?; \
-	nice -n 19 $(SHARED) 2 --timeout 900 $(COMPUTING) & computing=$$!; \
 	$(SHARED) $$(($(PROCESSES) + 1)) $(TIMED) -m "not alone"; statuses+=$$?; \
 	$(TESTS) tests/faults -m alone; statuses+=$$?; \
 	wait $$computing; statuses+=$$?; \

@@ -26,6 +26,7 @@ async def all_begun_once(built: House, guests: list[Guest]) -> None:
     assert all(guest.heard == guests[0].heard for guest in guests)
 
 
+@pytest.mark.alone
 async def test_a_thousand_connections_are_subscribed_unsubscribed_and_disconnected_within_a_second(
     tmp_path: Path,
 ) -> None:
