@@ -35,7 +35,7 @@ NOT_FIRST: Final = ("clients/python/tests/test_client_versions.py",)
 # parameters that name a kind of server: the same test also runs on Valkey, or on what is kept in memory
 DEEPER_KINDS: Final = frozenset({"redis", "fakeredis", "spread", "cluster"})
 
-# The files that take longest, those that run with tests/faults or beside them in descending order. Of the others, those
+# The files that take longest, those that run with tests/faults in descending order. Of the others, those
 # that compute and those that wait take turns: if all wait at once, the cores are idle.
 LONGEST: Final = (
     "tests/faults/test_faults_of_redis.py",

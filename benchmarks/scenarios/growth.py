@@ -31,7 +31,7 @@ __all__ = [
     "rosters",
 ]
 
-SETTLE_S = 10.0  # until what the start of nodes, or of their clients, began is done
+SETTLE_S = 10.0  # until the work that started nodes, or their clients, have begun is done
 ARRIVALS_PER_S = 10
 WARM_CHANNELS = 2_000
 CHANNELS_EACH = 1_000  # the default of channels_per_connection

@@ -1,7 +1,7 @@
 """`python -m benchmarks.scenarios.history`: cost of a history, and of recovery. One node, one Redis, loopback.
 
 Publishing: 100 bytes of payload to one channel and to 100, pipelined, with and without a history in turn; medians.
-First nobody listens, then one Redis client that counts as a second node.
+First no client is subscribed, then one Redis client that counts as a second node.
 Memory: the growth of Redis for each. Recovery: 1,000 clients request at once the 20 messages that they missed; each is
 timed from the first request of all to its own answer. Figures: benchmarks/README.md.
 """

@@ -285,7 +285,7 @@ def _freeze() -> None:
 async def run(redis_url: str) -> None:
     async with AsyncExitStack() as stack:
         await obey(Nodes(redis_url, stack).commands)  # type: ignore[arg-type]  # all are coroutine functions
-        os._exit(0)  # do not wait for what a million channels give up one by one
+        os._exit(0)  # do not wait until a million channels are given up one by one
 
 
 def main() -> None:

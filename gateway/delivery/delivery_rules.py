@@ -36,7 +36,7 @@ class DeliveryRules:
         return self._find(key).flush_ms / 1000 if self._rules else 0.0
 
     def subject_of(self, key: str) -> Callable[[Json], bytes | None] | None:
-        """Return a function of a channel's messages: a hash of what a message is about; None = it replaces no other.
+        """Return a function of a channel's messages: a hash of the message's subject; None = it replaces no other.
 
         None instead of a function = the channel has no `conflate`. Subjects of different channels differ.
         """

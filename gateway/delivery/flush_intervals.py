@@ -3,8 +3,8 @@
 Rules:
 - The first publication is delivered at once. For `flush_ms` after each delivery the channel's publications wait;
   then all that wait are delivered as those of one read, which is one write for each client.
-- A publication waits before anything looks at it, so order and positions are the same. Whoever compares positions with
-  a history calls `release` first: what waits is not missing.
+- A publication waits before anything looks at it, so order and positions are the same. A comparison of positions
+  with a history calls `release` first: publications that wait are not missing.
 - Intervals that end in one iteration of the event loop are one delivery, so that its chunks hold.
 - Publications that wait are bounded in bytes, for each channel and for the node. What exceeds a bound is delivered at
   once, after those of its channel that wait: the interval becomes shorter, and nothing is lost.
@@ -91,7 +91,7 @@ class FlushIntervals:
             self._pass_on({key: self._emptied(waiting)})
 
     def forget(self, key: str) -> None:
-        """Discard what waits in a channel that nobody subscribes to any more."""
+        """Discard publications that wait in a channel without subscribers."""
         waiting = self._waiting.pop(key, None)
         if waiting is not None:
             waiting.timer.cancel()

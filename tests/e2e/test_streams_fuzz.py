@@ -72,7 +72,7 @@ def some_request(rng: random.Random) -> bytes:
 
 
 def some_socket(rng: random.Random) -> bytes:
-    """A handshake of a plain WebSocket, and frames that nobody expects."""
+    """A handshake of a plain WebSocket, and unexpected frames."""
     headers = {"Authorization": f"Bearer {TOKEN}"} if rng.random() < 0.5 else {}
     head = handshake_head(headers, path=f"/raw?{some_query(rng)}".encode("ascii", "replace").decode())
     bodies = (b"", b"text", b'{"a":1}', b"\xff\xfe", b"x" * 2_000, b'{"command":"subscribe"}')

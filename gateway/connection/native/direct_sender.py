@@ -4,8 +4,8 @@ Rules:
 - `Connection.direct` is set while the connection neither queues nor discards, and its transport writes to a socket
   without a layer between (TLS). The extension module uses the socket only if the transport is open and its buffer is
   empty: the transport itself would then write at once, so no byte overtakes another.
-- What a socket does not take goes to `Connection.write` before anything else runs. So the transport queues it, pauses
-  the connection or finds the error, as it does without this module.
+- If a socket does not take all bytes, the rest goes to `Connection.write` before anything else runs. So the transport
+  queues it, pauses the connection or finds the error, as it does without this module.
 - Without the module no connection has a `direct`, and each write is the transport's.
 """
 

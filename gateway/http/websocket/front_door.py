@@ -10,7 +10,7 @@ connect. Here it costs one object, and a task only if authentication may wait.
 Rules:
 - The same method decides on both ways, once per handshake. A refused handshake goes to aiohttp with the verdict, so
   that its response has the same headers and limits as any other.
-- What was read goes along, and the time that the connection has waited for its request.
+- aiohttp also gets the bytes that were read, and the time that the connection has waited for its request.
 - An operator's identify hook gets aiohttp's request: with one, all handshakes go through aiohttp.
 """
 
@@ -138,7 +138,7 @@ class Arrival(asyncio.Protocol):
 
     def __init__(self, door: FrontDoor) -> None:
         self._door = door
-        self._data = b""  # the handshake that is being decided, and what came after it
+        self._data = b""  # the handshake that is being decided, and the bytes after it
         self._head_bytes = 0
         self._is_taken = False
         self.peer = ""

@@ -1,4 +1,4 @@
-"""Guards of the extension module and of what is left to transports."""
+"""Guards of the extension module, and of the writes that it leaves to transports."""
 
 from tests.fault_lab.mutations.mutation import Mutation, test
 

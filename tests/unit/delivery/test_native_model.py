@@ -143,7 +143,7 @@ class Rig:
 
     @property
     def state(self) -> list[tuple[bool, int, bool, bytes]]:
-        """Of each client: whether it is closed, how much is queued for it and whether here, and what it has."""
+        """Of each client: whether it is closed, how much is queued for it and whether here, and its received bytes."""
         return [
             (server.connection.is_closed, server.connection.pending_bytes, server.connection._outbox is None, got)
             for server, got in zip(self.servers, self.got, strict=True)
@@ -197,7 +197,7 @@ async def compare(setting: str, steps: Sequence[tuple[Any, ...]], chunk: int) ->
 
 
 def assert_sound(got: bytes, index: int, steps: Sequence[tuple[Any, ...]]) -> None:
-    """What a client got is its own, whole, once and in order; the last may be cut off. Replies may pass chunks."""
+    """A client got its own messages, whole, once and in order; the last may be cut off. Replies may pass chunks."""
     rest, numbers = got.removesuffix(CLOSE_FRAME), {b"publish": [-1], b"reply": [-1]}
     while match := re.match(rb"<(\w+) (\d+) \w+>", rest):
         kind, number = match[1], int(match[2])

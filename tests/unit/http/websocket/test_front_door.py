@@ -88,7 +88,7 @@ async def test_an_identify_hook_sees_the_request_of_aiohttp() -> None:
 
 
 async def answers_to(changes: list[dict[str, str | None]]) -> list[tuple[bytes, dict[str, float]]]:
-    """Responses to handshakes with these headers, without their dates, each with what was counted."""
+    """Responses to handshakes with these headers, without their dates, each with the counted metrics."""
     found = []
     for each in changes:
         async with running_site(limits=Limits(connections_per_ip=1, handshakes_per_s_per_ip=0.001)) as site:
