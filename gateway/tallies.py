@@ -1,7 +1,7 @@
 """Prometheus series that change with every message: increasing one costs a tenth of the client library's.
 
 The library's counters take a lock and check their arguments. These are changed only in the thread of the event loop,
-and become samples when they are collected.
+and become samples when they are collected, in any thread.
 """
 
 from bisect import bisect_left
@@ -75,7 +75,7 @@ class TallyFamily(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the samples."""
         family = self.kind(self._name, self._text, labels=self._labelnames)
-        for values, tally in self._tallies.items():
+        for values, tally in tuple(self._tallies.items()):
             family.add_metric(values, tally.value)
         yield family
 
@@ -114,6 +114,6 @@ class DurationsFamily(Collector):
         """Return the samples."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
         names = [*map(repr, self._bounds), "+Inf"]
-        for values, found in self._histograms.items():
+        for values, found in tuple(self._histograms.items()):
             family.add_metric(values, list(zip(names, accumulate(found.counts), strict=True)), found.sum_s)
         yield family

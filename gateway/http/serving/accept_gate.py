@@ -96,25 +96,21 @@ class AcceptGate:
         """The length of the queue of connections not yet accepted."""
         return self._descriptors.backlog
 
-    def enter(self, key: object, transport: asyncio.Transport) -> str:
+    def enter(self, key: object, transport: asyncio.Transport) -> tuple[str, bool]:
         """Count an accepted connection; above a limit, respond and close it. The caller must call `leave` later.
 
-        Returns the address that has connected; "" = unknown.
+        Returns the address that has connected, "" = unknown; and True if it was refused: nothing that it sends counts.
         """
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         network = self._network_of(address)
-        if len(self._networks) + self.websockets >= self._descriptors.capacity:
-            self._refuse(transport, "descriptors", "503 Service Unavailable", "This node is full: try another one\n")
-        elif len(self._networks) >= self._http_max:
-            self._refuse(transport, "connections", "503 Service Unavailable", "This node is full: try another one\n")
-        elif network is not None and self._per_network[network] >= self._per_network_max:
-            text = "Too many connections from this address\n"
-            self._refuse(transport, "connections_per_ip", "429 Too Many Requests", text)
+        refusal = self._find_refusal(network)
+        if refusal is not None:
+            self._refuse(transport, *refusal)
         self._networks[key] = network
         if network is not None:
             self._per_network[network] += 1
-        return address
+        return address, refusal is not None
 
     def pass_on(self, key: object, successor: object) -> None:
         """Count a connection for another object from now on, whatever limits are reached meanwhile."""
@@ -127,6 +123,16 @@ class AcceptGate:
             self._per_network[network] -= 1
             if self._per_network[network] <= 0:
                 del self._per_network[network]
+
+    def _find_refusal(self, network: str | None) -> tuple[str, str, str] | None:
+        """Return the limit that is reached, and the status and text of the response; None: no limit is."""
+        if len(self._networks) + self.websockets >= self._descriptors.capacity:
+            return "descriptors", "503 Service Unavailable", "This node is full: try another one\n"
+        if len(self._networks) >= self._http_max:
+            return "connections", "503 Service Unavailable", "This node is full: try another one\n"
+        if network is not None and self._per_network[network] >= self._per_network_max:
+            return "connections_per_ip", "429 Too Many Requests", "Too many connections from this address\n"
+        return None
 
     def _refuse(self, transport: asyncio.Transport, limit: str, status: str, text: str) -> None:
         self._metrics.limit_hits.labels(limit).inc()

@@ -19,16 +19,20 @@ from collections.abc import Coroutine
 from itertools import takewhile
 from typing import Any, Final, cast
 
+import structlog
 from aiohttp import web
 
 from snorky.gateway.errors import ConnectionClosed
 from snorky.gateway.http.websocket.aiohttp_internals import JudgedHandler, give
 from snorky.gateway.http.websocket.credentials import Asked, Identify
 from snorky.gateway.http.websocket.handler import WebSocketHandler
+from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.protocol import WebSocketProtocol
 from snorky.gateway.http.websocket.request_head import Fields, read_head
 
 __all__ = ["FrontDoor"]
+
+_log = structlog.get_logger("snorky.http")
 
 EARLY_MAX_BYTES: Final = 65_536  # messages that are kept while their handshake is decided; then reading stops
 
@@ -101,10 +105,18 @@ class FrontDoor:
         """Give a connection to aiohttp. data: what was read. verdict: on the handshake that it begins with."""
         due_s, transport = self.leave(arrival), arrival.transport
         if transport.is_closing():
+            self._report(arrival, verdict)
             return
         http = JudgedHandler(self._server, verdict)
         self.gate.pass_on(arrival, http)
         give(http, transport, data, due_s)
+
+    def _report(self, arrival: "Arrival", verdict: Exception | None) -> None:
+        """Count or log the verdict on a handshake whose client has gone, as aiohttp's way does."""
+        if isinstance(verdict, HandshakeRefused):
+            self.handler.count_refused(arrival, verdict)
+        elif verdict is not None:
+            _log.error("handshake failed", exc_info=verdict)
 
     def _close_late(self) -> None:
         loop = asyncio.get_running_loop()
@@ -129,7 +141,7 @@ def _run_at_once(coroutine: Coroutine[Any, Any, None]) -> None:
 class Arrival(asyncio.Protocol):
     """A connection until its first request is answered or given to aiohttp. See `Caller`."""
 
-    __slots__ = ("_data", "_door", "_head_bytes", "_is_taken", "headers", "peer", "transport")
+    __slots__ = ("_data", "_door", "_head_bytes", "_is_refused", "_is_taken", "headers", "peer", "transport")
 
     is_plain = True  # `read_head` reads no other
 
@@ -140,7 +152,7 @@ class Arrival(asyncio.Protocol):
         self._door = door
         self._data = b""  # the handshake that is being decided, and the bytes after it
         self._head_bytes = 0
-        self._is_taken = False
+        self._is_refused = self._is_taken = False
         self.peer = ""
 
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
@@ -148,7 +160,7 @@ class Arrival(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it."""
         self.transport = cast(asyncio.Transport, transport)
-        self.peer = self._door.gate.enter(self, self.transport)
+        self.peer, self._is_refused = self._door.gate.enter(self, self.transport)
         self._door.wait_for_request(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -158,6 +170,8 @@ class Arrival(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read the first request, or bytes after a handshake that is being decided."""
+        if self._is_refused:  # it is closed soon, and uvloop may read before
+            return
         if self._data:
             self._data += data
             if len(self._data) >= EARLY_MAX_BYTES:

@@ -148,8 +148,7 @@ class WebSocketHandler:
 
     def refuse(self, request: web.Request, refused: HandshakeRefused) -> web.Response:
         """Count a refused handshake, and make its response."""
-        self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
-        self._note("handshake", refused.reason, _Request(request))
+        self.count_refused(_Request(request), refused)
         # RFC 6455 4.4: reply to an unknown version with the supported one
         headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
         if refused.status in (429, 503):
@@ -158,6 +157,11 @@ class WebSocketHandler:
         response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
         response.force_close()  # what follows a refused upgrade is not a request
         return response
+
+    def count_refused(self, caller: Caller[object], refused: HandshakeRefused) -> None:
+        """Count a refused handshake, also one without a response because its client has gone."""
+        self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
+        self._note("handshake", refused.reason, caller)
 
     def asked(self, request: web.Request) -> Asked | None:
         """Return how the operator's hook is asked about a request; None: there is no hook."""

@@ -49,13 +49,15 @@ def read_head(data: bytes, path: str) -> tuple[Fields, int] | None:
     found = _HEAD.match(data, 0, HEAD_MAX_BYTES)
     if found is None or found[1].partition(b"?")[0] != path.encode():
         return None
+    if found[2].count(b"\r\n") > FIELDS_MAX:
+        return None
     lines = found[2].decode("ascii").split("\r\n")
     lines.pop()
     values = {}
     for line in lines:
         name, _, value = line.partition(":")
         values[name.lower()] = value.strip(" ")
-    if len(values) < len(lines) or len(lines) > FIELDS_MAX or "host" not in values or not _OTHERS.isdisjoint(values):
+    if len(values) < len(lines) or "host" not in values or not _OTHERS.isdisjoint(values):
         return None
     # otherwise bytes after the head are another request
     if values.get("upgrade", "").lower() != "websocket" or "upgrade" not in _tokens(values.get("connection", "")):

@@ -9,6 +9,20 @@ SITE = "tests/unit/http/serving/test_site.py"
 
 HTTP_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="front door: nothing that a refused connection sends",
+        file="gateway/http/websocket/front_door.py",
+        old="        if self._is_refused:",
+        new="        if False:",
+        argv=test("tests/unit/http/serving/test_accept_gate.py", "refused_connection_sends"),
+    ),
+    Mutation(
+        guard="front door: refusals of clients that have left",
+        file="gateway/http/websocket/front_door.py",
+        old="            self._report(arrival, verdict)\n",
+        new="",
+        argv=test("tests/unit/http/websocket/test_connect_hook.py", "clients_that_have_left"),
+    ),
+    Mutation(
         guard="frames behind a close",
         file="gateway/http/websocket/protocol.py",
         old="                self._count_frame()\n                return None  # RFC",

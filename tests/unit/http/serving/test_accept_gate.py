@@ -6,7 +6,7 @@ import structlog
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.serving.accept_gate import HTTP_PER_CONNECTION, Descriptors
 from snorky.gateway.http.serving.listen import BACKLOG
-from tests.support.clients.raw_ws import RawClient
+from tests.support.clients.raw_ws import TEXT, RawClient, frame, handshake_head
 from tests.support.scenarios.site import RunningSite, on_both_loops, running_site, until
 
 IDLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -45,6 +45,23 @@ async def test_a_connection_that_never_asks_is_counted_too() -> None:
         gate = site.handler.endpoint.gate
         await until(lambda: sum(gate._per_network.values()) == HTTP_PER_CONNECTION)
         assert (await (await site.open()).response()).status == 429
+
+
+@pytest.mark.usefixtures("each_door")
+@on_both_loops
+async def test_nothing_that_a_refused_connection_sends_counts() -> None:
+    """uvloop may read what it sent with its first packet before it is closed."""
+    async with running_site(limits=Limits(connections_per_ip=1)) as site:
+        for _ in range(HTTP_PER_CONNECTION):
+            await site.open()
+        await until(lambda: sum(site.handler.endpoint.gate._per_network.values()) == HTTP_PER_CONNECTION)
+        for _ in range(20):
+            client = await site.open()
+            await client.send(handshake_head() + frame(TEXT, b'{"service": "echo", "message": 7}'))
+            answer = await client.until_end()
+            assert answer.startswith(b"HTTP/1.1 429") and b" 101 " not in answer
+        assert site.sample("connections_opened_total") == 0
+        assert site.sample("limit_hits_total", limit="connections_per_ip") == 20
 
 
 @pytest.mark.usefixtures("each_door")

@@ -14,6 +14,7 @@ from snorky.gateway.config.hooks import Hook, Hooks
 from snorky.gateway.config.settings import Auth, Public
 from snorky.gateway.contracts.revocations import LocalRevocations
 from snorky.gateway.metrics import Metrics
+from tests.support.clients.raw_ws import handshake_head
 from tests.support.scenarios.site import RunningSite, on_both_loops, running_site, until
 from tests.support.scenarios.sockjs_site import sockjs_site
 from tests.support.scenarios.tokens import SECRET, hmac_token
@@ -159,6 +160,20 @@ async def test_client_that_leaves_while_the_backend_is_asked_leaves_nothing() ->
         backend.may_answer.set()
         await until(lambda: site.admitted == (0, {}), "nothing is left")
         assert site.echo.opened == []
+
+
+@on_both_loops
+async def test_refusals_of_clients_that_have_left_are_counted() -> None:
+    async with HookBackend({"allow": False}) as backend, running_site(hooks=asking(backend), auth=with_tokens) as site:
+        backend.may_answer.clear()
+        client = await site.open()
+        await client.send(handshake_head(bearer()))
+        await until(lambda: backend.at_once == 1)
+        client.reset()
+        await until(lambda: not site.handler.endpoint.gate._networks, "the node has noticed it")
+        backend.may_answer.set()
+        await until(lambda: site.sample("handshakes_rejected_total", reason="hook") == 1)
+        assert site.sample("refusals_total", door="handshake", reason="hook") == 1
 
 
 async def test_node_that_begins_to_drain_meanwhile_admits_nobody() -> None:
