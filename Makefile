@@ -12,8 +12,7 @@ PROCESSES ?= 4
 # tests with deadlines, which mostly wait: they run after the others, because a busy core could make them red
 TIMED := tests/faults tests/e2e/test_centrifuge_python.py
 # tests that only compute, without deadlines: they run at the same time as all others, with the lowest priority
-COMPUTING := clients/python/tests/test_client_versions.py tests/e2e/test_deploy_lock.py tests/e2e/test_deploy_files.py \
-	tests/e2e/test_wheels.py tests/e2e/test_js_package.py tests/unit/presence/test_rate_exchange.py
+COMPUTING := tests/e2e/test_deploy_lock.py tests/e2e/test_deploy_files.py tests/unit/presence/test_rate_exchange.py
 TESTS = $(BIN)/python -m pytest
 SHARED = $(TESTS) --dist loadfile --no-loadscope-reorder --durations 20 --numprocesses
 

@@ -23,7 +23,7 @@ _NEWEST = [
     "PyJWT",
 ]  # Django 6 does not support Python 3.11, which the gateway may use here
 _TOOLS = ["pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "cryptography"]
-_DEADLINE_S = 180
+_DEADLINE_S = 300
 
 
 def _run(*command: str, cwd: Path) -> None:
