@@ -10,6 +10,7 @@ from tests.fault_lab.mutations.batches import BATCH_MUTATIONS
 from tests.fault_lab.mutations.centrifuge import CENTRIFUGE_MUTATIONS
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
 from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
+from tests.fault_lab.mutations.delivery import DELIVERY_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
 from tests.fault_lab.mutations.growth import GROWTH_MUTATIONS
 from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
@@ -40,6 +41,7 @@ from tests.fault_lab.mutations.subscriptions import SUBSCRIPTION_MUTATIONS
 __all__ = ["MUTATIONS", "Mutation", "mutate"]
 
 MUTATIONS: tuple[Mutation, ...] = (
+    *DELIVERY_MUTATIONS,
     *GATEWAY_MUTATIONS,
     *REDIS_MUTATIONS,
     *IDLE_MUTATIONS,
