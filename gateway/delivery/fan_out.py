@@ -108,6 +108,7 @@ class Fanout:
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
         self.rules = DeliveryRules()
         self.intervals = FlushIntervals(self.rules, self.deliver)
+        self.intervals.on_dropped = lambda count: metrics.drops.labels("no_subscriber").inc(count)
         metrics.delayed_bytes.set_function(lambda: self.intervals.total_bytes)
         self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done, send_many=send_many)
         self._write_queue.on_conflated = metrics.conflated_deliveries.inc

@@ -51,7 +51,7 @@ class _Waiting:
 class FlushIntervals:
     """Passes publications on to `deliver`, at most once in each channel's interval. Keys: SERVICE:NAME.
 
-    loop: None = the running one.
+    loop: None = the running one. on_dropped: set by the fan-out; called with the number of publications discarded.
     """
 
     def __init__(self, rules: DeliveryRules, deliver: Callable[[Batch], None], loop: Loop | None = None) -> None:
@@ -62,6 +62,7 @@ class FlushIntervals:
         self._due: list[tuple[str, _Waiting]] = []  # whose interval has ended in this iteration of the loop
         self.total_bytes = 0  # of all publications that wait
         self._is_draining = False
+        self.on_dropped: Callable[[int], object] = lambda _count: None
 
     def take(self, batch: Batch) -> None:
         """Deliver the publications of one read, or let them wait."""
@@ -95,7 +96,7 @@ class FlushIntervals:
         waiting = self._waiting.pop(key, None)
         if waiting is not None:
             waiting.timer.cancel()
-            self._emptied(waiting)
+            self.on_dropped(len(self._emptied(waiting)))
 
     def drain(self) -> None:
         """Deliver everything that waits, and delay nothing from now on."""

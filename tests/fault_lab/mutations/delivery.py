@@ -6,6 +6,13 @@ __all__ = ["DELIVERY_MUTATIONS"]
 
 DELIVERY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="publications that are discarded with their channel count",
+        file="gateway/delivery/flush_intervals.py",
+        old="self.on_dropped(len(self._emptied(waiting)))",
+        new="self._emptied(waiting)",
+        argv=test("tests/unit/delivery/test_flush_intervals.py", "last_subscriber_leaves"),
+    ),
+    Mutation(
         guard="compression: rules of channels",
         file="gateway/delivery/batches.py",
         old="if dialect.has_deflate and not self._rules.compresses(channel.key):",

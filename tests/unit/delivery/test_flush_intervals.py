@@ -336,8 +336,10 @@ async def test_what_waits_when_the_last_subscriber_leaves_reaches_no_later_one()
         for number in range(3):
             await ask(publisher, "publish", channel="ticks", message=number)
         await until(lambda: built.sample("snorky_delayed_bytes"))
+        await until(lambda: len(built.node._fanout.intervals._waiting["pubsub:ticks"].payloads) == 2)
         await ask(client, "unsubscribe", channel="ticks")
         assert built.sample("snorky_delayed_bytes") == 0
+        assert built.sample("snorky_drops_total", reason="no_subscriber") == 2
         later = built.client()
         await ask(later, "subscribe", channel="ticks")
         await ask(publisher, "publish", channel="ticks", message="new")
