@@ -11,7 +11,7 @@ ROUNDS ?= 5
 PROCESSES ?= 4
 # tests with deadlines, which mostly wait: they run after the others, because a busy core could make them red
 TIMED := tests/faults tests/e2e/test_centrifuge_python.py
-# tests that only compute, without deadlines: they run at the same time as all others, with the lowest priority
+# tests that only compute, without deadlines: they run at the same time as all others, with a low priority
 COMPUTING := tests/e2e/test_deploy_lock.py tests/e2e/test_deploy_files.py tests/unit/presence/test_rate_exchange.py
 TESTS = $(BIN)/python -m pytest
 SHARED = $(TESTS) --dist loadfile --no-loadscope-reorder --durations 20 --numprocesses
@@ -49,7 +49,7 @@ test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt instal
 	@# after them the tests with deadlines; last those that need all cores
 	@scripts/test-js & js=$$!; \
 	$(TESTS) tests/cluster/test_soak.py & soak=$$!; \
-	nice -n 19 $(SHARED) 2 --timeout 900 $(COMPUTING) & computing=$$!; \
+	nice -n 10 $(SHARED) 2 --timeout 1200 $(COMPUTING) & computing=$$!; \
 	$(SHARED) $(PROCESSES) $(patsubst %,--ignore %,tests/cluster/test_soak.py $(COMPUTING) $(TIMED)); statuses=$$?; \
 	wait $$js; statuses+=$$?; \
 	wait $$soak; statuses+=$$?; \

@@ -74,13 +74,13 @@ class Nodes:
 async def ask(socket: aiohttp.ClientWebSocketResponse, command: str, **params: Any) -> str:
     """Call; return "ok" or the error's code."""
     await socket.send_json({"service": "pubsub", "message": {"command": command, "params": params, "callId": 1}})
-    reply = (await socket.receive_json(timeout=10))["message"]
+    reply = (await socket.receive_json(timeout=30))["message"]
     assert reply["type"] in ("response", "error"), reply
     return str(reply.get("code", "ok"))
 
 
 async def heard(socket: aiohttp.ClientWebSocketResponse) -> Any:
-    return (await socket.receive_json(timeout=10))["message"]
+    return (await socket.receive_json(timeout=30))["message"]
 
 
 def said(channel: str, message: Any) -> dict[str, Any]:

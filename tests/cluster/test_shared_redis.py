@@ -115,7 +115,7 @@ async def come_back(node: NodeProcess, since: Any) -> dict[str, Any]:
         params = {"channel": "kept:1", "recover": since}
         message = {"command": "subscribe", "params": params, "callId": 1}
         await socket.send_json({"service": "pubsub", "message": message})
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(30.0):
             while True:
                 reply = (await socket.receive_json())["message"]
                 if reply.get("callId") == 1:
@@ -247,7 +247,7 @@ async def test_publications_of_a_stray_node_are_stored_by_the_others_rules(town:
     ):
         message = {"command": "publish", "params": {"channel": "kept:1", "message": 7}, "callId": 1}
         await socket.send_json({"service": "pubsub", "message": message})
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(30.0):
             assert (await socket.receive_json())["message"]["type"] == "response"
     assert [fields[b"d"] for _, fields in await town.client.xrange(f"{NAME}:history")] == [b"7"]
 

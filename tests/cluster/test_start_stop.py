@@ -346,7 +346,7 @@ async def test_situation(row: Situation, tmp_path: Path) -> None:
             await socket.send_json(
                 {"service": "pubsub", "message": {"command": "subscribe", "params": {"channel": "a"}}}
             )
-            assert (await socket.receive_json(timeout=10))["message"]["type"] == "response"
+            assert (await socket.receive_json(timeout=30))["message"]["type"] == "response"
             watching = asyncio.ensure_future(watch(socket))
             began_s = time.monotonic()
             await asyncio.to_thread(row.act, process)

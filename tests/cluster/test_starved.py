@@ -39,7 +39,7 @@ async def test_a_node_runs_and_stops_while_its_stderr_is_not_read() -> None:
             await socket.send_json(
                 {"service": "pubsub", "message": {"command": "subscribe", "params": {"channel": "a"}}}
             )
-            assert (await socket.receive_json(timeout=10))["message"]["type"] == "response"
+            assert (await socket.receive_json(timeout=30))["message"]["type"] == "response"
             process.terminate()
             assert (await asyncio.wait_for(watch(socket), DEADLINE_S)) == "moving 1001"
         assert await asyncio.to_thread(process.wait, DEADLINE_S) == 0

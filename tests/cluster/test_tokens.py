@@ -63,7 +63,7 @@ async def call(socket: aiohttp.ClientWebSocketResponse, command: str, *, service
     """Call a command and return its answer."""
     await socket.send_json({"service": service, "message": {"command": command, "params": params, "callId": command}})
     while True:
-        message = (await socket.receive_json(timeout=10))["message"]
+        message = (await socket.receive_json(timeout=30))["message"]
         if message.get("callId") == command:
             return message
 

@@ -45,7 +45,7 @@ async def node_ids(gateway: NodeProcess, connections: int) -> set[str]:
         for _ in range(connections):
             async with session.ws_connect(gateway.websocket_url) as socket:
                 await socket.send_json({"service": "gateway", "message": {"command": "info"}})
-                ids.add((await socket.receive_json(timeout=5))["message"]["data"]["node"])
+                ids.add((await socket.receive_json(timeout=30))["message"]["data"]["node"])
     return ids
 
 
@@ -56,7 +56,7 @@ async def test_workers_share_the_port_and_each_other_s_publications(gateway):
         for socket in sockets:
             message = {"command": "subscribe", "params": {"channel": "news"}}
             await socket.send_json({"service": "pubsub", "message": message})
-            assert (await socket.receive_json(timeout=5))["message"]["type"] == "response"
+            assert (await socket.receive_json(timeout=30))["message"]["type"] == "response"
         envelope = {
             "service": "pubsub_backend",
             "message": {"command": "publish", "params": {"channel": "news", "message": 7}},
@@ -64,7 +64,7 @@ async def test_workers_share_the_port_and_each_other_s_publications(gateway):
         async with session.post(f"http://127.0.0.1:{gateway.private_port}/backend", json=envelope) as response:
             assert response.status == 200, await response.text()
         for socket in sockets:
-            assert (await socket.receive_json(timeout=5))["message"]["message"] == 7
+            assert (await socket.receive_json(timeout=30))["message"]["message"] == 7
         assert await gateway.metric("snorky_connections") == 10
         assert await gateway.metric("snorky_deliveries_total") == 10
         for socket in sockets:

@@ -42,7 +42,7 @@ class Seen:
         return [order.id for order in self.orders]
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
@@ -371,7 +371,7 @@ async def test_one_of_several_redis_suffices(tmp_path: Path) -> None:
             await seen_b.told(server.url)
             await b.acknowledge(server.url, b"7")
             assert await a.acknowledged(server.url) == {"b": b"7"}
-            assert time.monotonic() - began_s < 2.0, "the other one is not waited for"  # which takes 5 s
+            assert time.monotonic() - began_s < 4.0, "the other one is not waited for"  # which takes 5 s
             await server.start()
             await ready(a, seen_a, f"ready after {server.url}")
         assert seen_a.missed == seen_b.missed == 0

@@ -59,7 +59,7 @@ async def test_a_library_that_is_not_ours_is_repaired_and_counted(redis: RedisSe
         else:
             await run("FUNCTION", "LOAD", "REPLACE", OLDER if shape == "older" else FOREIGN)
         reason = {"flush": "missing", "delete": "missing", "older": "older", "dump": "older"}.get(shape, "foreign")
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             while not repairs(metrics, reason):  # noqa: ASYNC110 - another task repairs
                 await asyncio.sleep(0.01)
         assert await fcall(client, NAME, "1") != ""
@@ -351,7 +351,7 @@ async def test_a_library_of_a_later_format_is_kept_and_reported(redis: RedisServ
         with pytest.raises(ValueError, match="later version"):
             await functions.ensure()
         functions.start()
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             while not metrics.registry.get_sample_value("snorky_redis_library_unusable"):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
     assert await library_of(client) == later

@@ -38,7 +38,7 @@ class Seen:
     def names(self) -> list[str]:
         return [each.name for each in self.revocations]
 
-    async def until(self, name: str, *, within_s: float = 5.0) -> None:
+    async def until(self, name: str, *, within_s: float = 30.0) -> None:
         async with asyncio.timeout(within_s):
             while name not in self.names:
                 self._changed.clear()

@@ -219,7 +219,7 @@ async def test_a_handshake_that_one_node_refuses_is_tried_on_another(running: Ru
         good, taken = await stack.enter_async_context(stub(lambda _path: "200 OK"))
         balancer = await stack.enter_async_context(running(tmp_path, [full, good, good]))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30.0):
             for _ in range(6):
                 async with session.get(f"http://127.0.0.1:{balancer.port}/ws", headers=HANDSHAKE) as response:
                     assert response.status == 200

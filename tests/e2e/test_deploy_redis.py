@@ -245,10 +245,10 @@ async def test_every_command_works_with_its_users_rights_and_none_asks_for_more(
         async with session.ws_connect(node.websocket_url) as socket:
             call = {"command": "subscribe", "params": {"channel": "news"}, "callId": 1}
             await socket.send_json({"service": "pubsub", "message": call})
-            assert (await socket.receive_json(timeout=5))["message"]["type"] == "response"
+            assert (await socket.receive_json(timeout=30))["message"]["type"] == "response"
             code, said = await ends_with([*GATEWAY, "publish", "news", '{"from": "a job"}'], publisher_url)
             assert code == 0, said
-            assert (await socket.receive_json(timeout=5))["message"]["message"] == {"from": "a job"}
+            assert (await socket.receive_json(timeout=30))["message"]["message"] == {"from": "a job"}
             key = (shipped.secrets / "api_key").read_text()
             post = {"command": "publish", "params": {"channel": "news", "message": 2}, "callId": 1}
             async with session.post(
@@ -257,7 +257,7 @@ async def test_every_command_works_with_its_users_rights_and_none_asks_for_more(
                 headers={"X-Backend-Key": key},
             ) as response:
                 assert response.status == 200, await response.text()
-            assert (await socket.receive_json(timeout=5))["message"]["message"] == 2
+            assert (await socket.receive_json(timeout=30))["message"]["message"] == 2
         for command in (["check"], ["stats", "--once"]):
             code, said = await ends_with([*GATEWAY, *command], node_url)
             assert code == 0, said

@@ -50,7 +50,7 @@ class Client:
             {"service": service, "message": {"command": command, "params": params, "callId": 1}}
         )
         while True:
-            message = (await self._socket.receive_json(timeout=5))["message"]
+            message = (await self._socket.receive_json(timeout=30))["message"]
             if "callId" in message:
                 assert message["type"] == "response", (service, command, message)
                 return message["data"]

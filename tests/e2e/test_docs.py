@@ -99,7 +99,7 @@ async def test_own_test_of_the_services_page_is_green_and_can_be_red(tmp_path: P
     for amount in ("amount < 5", "amount < 50"):
         (tmp_path / "bids.py").write_text(sources["bids.py"].replace("amount < 5", amount))
         run = await asyncio.to_thread(
-            subprocess.run, command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+            subprocess.run, command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
         outcomes.append((run.returncode, run.stdout[-2000:]))
     assert outcomes[0][0] == 0, outcomes[0][1]

@@ -84,7 +84,7 @@ async def ask(socket: aiohttp.ClientWebSocketResponse, service: str, command: st
     """Call, and return the reply's message; notifications before it are skipped."""
     await socket.send_json({"service": service, "message": {"command": command, "params": params, "callId": command}})
     while True:
-        message = (await socket.receive_json(timeout=10))["message"]
+        message = (await socket.receive_json(timeout=30))["message"]
         if message.get("callId") == command:
             return message.get("data", message)
 
@@ -128,7 +128,7 @@ async def test_only_the_backend_publishes_to_a_private_pubsub() -> None:
         publish = ("pubsub_backend/publish.py", "news", '{"title": "Hello"}')
         assert (await output_of(*publish, env=url)).startswith("not published: HTTP 401")
         assert await output_of(*publish, env={**url, "SNORKY_PRIVATE__API_KEY": KEY}) == "published"
-        heard = await client.receive_json(timeout=10)
+        heard = await client.receive_json(timeout=30)
         assert heard["message"] == {"type": "message", "channel": "news", "message": {"title": "Hello"}}
 
 
@@ -148,10 +148,10 @@ async def test_chat_needs_a_token_and_some_rooms_are_for_staff() -> None:
             assert (await ask(nobody, "chat", "join", channel="lobby"))["message"] == "Not authenticated"
             assert await ask(ada, "chat", "join", channel="lobby") == {"members": ["Ada"]}
             assert await ask(bob, "chat", "join", channel="lobby") == {"members": ["Ada", "Bob@staff"]}
-            joined = (await ada.receive_json(timeout=10))["message"]
+            joined = (await ada.receive_json(timeout=30))["message"]
             assert (joined["type"], joined["from"], joined["status"]) == ("presence", "Bob@staff", "joined")
             assert await ask(bob, "chat", "send", channel="lobby", body="Hi") is None
-            message = (await ada.receive_json(timeout=10))["message"]
+            message = (await ada.receive_json(timeout=30))["message"]
             assert (message["from"], message["body"]) == ("Bob@staff", "Hi")
             assert (await ask(ada, "chat", "join", channel="staff:plans"))["message"] == "Not authorized"
             assert await ask(bob, "chat", "join", channel="staff:plans") == {"members": ["Bob@staff"]}

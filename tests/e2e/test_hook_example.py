@@ -61,7 +61,7 @@ async def subscribe(client: aiohttp.ClientWebSocketResponse, channel: str) -> st
     """Subscribe; return "ok" or the error's code."""
     message = {"command": "subscribe", "params": {"channel": channel}, "callId": 1}
     await client.send_json({"service": "pubsub", "message": message})
-    reply = (await client.receive_json(timeout=10))["message"]
+    reply = (await client.receive_json(timeout=30))["message"]
     return str(reply.get("code", "ok"))
 
 

@@ -73,7 +73,7 @@ async def test_every_cell_of_the_table_is_true(kind: str, tmp_path: Path) -> Non
             await client.send_json(
                 {"service": "pubsub", "message": {"command": "subscribe", "params": {"channel": "c"}}}
             )
-            await client.receive_json(timeout=10)
+            await client.receive_json(timeout=30)
             published = 0
             for label, headers in HEADERS.items():
                 await check(http, node, label, headers)
@@ -83,7 +83,7 @@ async def test_every_cell_of_the_table_is_true(kind: str, tmp_path: Path) -> Non
                 "message": {"command": "publish", "params": {"channel": "c", "message": 0}},
             }
             assert (await post(http, node, fence, HEADERS["with a key of all services"]))[0] == 200
-            messages = [(await client.receive_json(timeout=10))["message"]["message"] for _ in range(published + 1)]
+            messages = [(await client.receive_json(timeout=30))["message"]["message"] for _ in range(published + 1)]
             assert messages == [1] * published + [0], "a refused call has no effect"
         refused = [json.loads(line) for line in node.log.splitlines() if '"not_authorized"' in line]
         assert {line["key"] for line in refused if line["event"] == "refused"} <= {"jobs", "desk"}

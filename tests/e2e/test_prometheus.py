@@ -107,7 +107,7 @@ async def promtool_check_metrics(text: str) -> tuple[int, str]:
         input=text,
         text=True,
         capture_output=True,
-        timeout=30,
+        timeout=120,
     )
     return result.returncode, result.stdout + result.stderr
 

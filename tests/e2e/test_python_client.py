@@ -23,7 +23,7 @@ def url_of(node: NodeProcess) -> str:
 
 
 async def hear(socket: aiohttp.ClientWebSocketResponse) -> object:
-    return (await socket.receive_json(timeout=5))["message"]
+    return (await socket.receive_json(timeout=30))["message"]
 
 
 async def test_published_messages_reach_clients_in_order_one_by_one_and_many_at_once(node: NodeProcess) -> None:

@@ -64,7 +64,7 @@ async def test_receipts_have_consecutive_positions_and_the_number_of_nodes(town:
         for client in clients:
             subscribe = {"command": "subscribe", "params": {"channel": "kept:news"}, "callId": 1}
             await client.send_json({"service": "pubsub", "message": subscribe})
-            assert (await client.receive_json(timeout=5))["message"]["type"] == "response"
+            assert (await client.receive_json(timeout=30))["message"]["type"] == "response"
         first = await publisher.publish("kept:news", {"n": 1}, count=True)
         many = await publisher.publish_many(Publication("kept:news", {"n": n}) for n in range(2, 600))
         assert (first.nodes, first.connections) == (2, 2)
@@ -72,7 +72,7 @@ async def test_receipts_have_consecutive_positions_and_the_number_of_nodes(town:
         assert [receipt.position.offset for receipt in many if receipt.position] == list(range(2, 600))
         assert {receipt.position.epoch for receipt in many if receipt.position} == {first.position.epoch}
         for number in range(1, 600):
-            message = (await client.receive_json(timeout=5))["message"]
+            message = (await client.receive_json(timeout=30))["message"]
             assert message == {"type": "message", "channel": "kept:news", "message": {"n": number}}
         unheard = await publisher.publish("not kept", 1, count=True)
         assert (unheard.nodes, unheard.connections) == (0, 0)
@@ -168,7 +168,7 @@ async def test_publisher_finds_channels_in_a_cluster_and_follows_a_slot_that_mov
                 client = await session.ws_connect(node.websocket_url)
                 subscribe = {"command": "subscribe", "params": {"channel": "kept:7"}, "callId": 1}
                 await client.send_json({"service": "pubsub", "message": subscribe})
-                assert (await client.receive_json(timeout=5))["message"]["type"] == "response"
+                assert (await client.receive_json(timeout=30))["message"]["type"] == "response"
                 first = await publisher.publish_many(Publication(f"kept:{number}", number) for number in range(100))
                 assert {receipt.position.offset for receipt in first if receipt.position} == {1}
                 slot = slot_of(b"snorky:{pubsub:kept:7}")
@@ -176,5 +176,5 @@ async def test_publisher_finds_channels_in_a_cluster_and_follows_a_slot_that_mov
                 await lab.move_slot(slot, source, (source + 1) % 3)
                 second = await publisher.publish("kept:7", "moved", count=True)
                 assert second.position is not None and second.position.offset == 2
-                heard = [(await client.receive_json(timeout=5))["message"]["message"] for _ in range(2)]
+                heard = [(await client.receive_json(timeout=30))["message"]["message"] for _ in range(2)]
                 assert heard == [7, "moved"]

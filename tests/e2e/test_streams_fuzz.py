@@ -120,7 +120,7 @@ async def listening(protocol: str, port: int, seen: list[Any]) -> AsyncIterator[
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         hearing = asyncio.create_task(hear_events() if protocol == "sse" else hear_messages())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30.0):
             await ready.wait()
         yield
         assert not hearing.done(), "the canary's connection has ended"

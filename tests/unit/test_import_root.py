@@ -81,7 +81,7 @@ for module in (snorky.client, snorky.gateway.delivery.hub, snorky.services):
 print(*[name for name in sys.modules if name.partition(".")[0] in ("gateway", "services")])
 """
     argv = [sys.executable, "-P", "-c", program]
-    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     places = ("clients/python/snorky/client/__init__.py", "gateway/delivery/hub.py", "services/__init__.py")
     assert done.stdout.splitlines() == [*(str(ROOT / place) for place in places), ""]
@@ -94,7 +94,7 @@ import sys
 import snorky.gateway.cli, snorky.services.pubsub
 print(*[name for name in sys.modules if name.partition(".")[0] == "redis"])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "\n"
 
 

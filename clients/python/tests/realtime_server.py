@@ -62,7 +62,7 @@ class RealtimeServer:
 
     async def until(self, is_true: Any) -> None:
         """Wait until a condition is true; it is checked after every event."""
-        async with asyncio.timeout(10), self.arrived:
+        async with asyncio.timeout(30.0), self.arrived:
             await self.arrived.wait_for(is_true)
 
     async def publish(self, channel: str, message: Any) -> None:

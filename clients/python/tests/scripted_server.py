@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["Peer", "ScriptedServer", "answer", "hang_up", "http", "read", "reply", "reset", "say", "wait"]
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 class Peer:

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 1.3
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 _MASK = b"\x37\xfa\x21\x3d"  # RFC 6455 5.7

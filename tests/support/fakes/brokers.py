@@ -42,7 +42,7 @@ class Recorder:
         """All payloads of a channel, in order."""
         return [payload for each, payload in self.publications if each == key]
 
-    async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
+    async def until(self, claim: Callable[[], object], *, within_s: float = 30.0) -> None:
         """Return when the condition is true. Raises AssertionError: not in time."""
         try:
             async with asyncio.timeout(within_s):
@@ -54,7 +54,7 @@ class Recorder:
             raise AssertionError(f"not within {within_s} s; {len(self.publications)} came, last {last}") from None
 
 
-async def hears(broker: Broker, is_hearing: bool = True, *, within_s: float = 5.0) -> float:
+async def hears(broker: Broker, is_hearing: bool = True, *, within_s: float = 30.0) -> float:
     """Wait until the broker receives (or does not) and return how long it took, in seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -152,7 +152,7 @@ class MemoryTestCluster:
         """Version and previous version of each."""
         return [_versions(notice) for key, notice in self.state.published if key == roster]
 
-    async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
+    async def until(self, claim: Callable[[], object], *, within_s: float = 30.0) -> None:
         """Wait until a condition is true; in memory it is at once."""
         for _ in range(3):
             await asyncio.sleep(0)
@@ -208,7 +208,7 @@ class RedisTestCluster:
         """All that was published to any of them, (roster, notice)."""
         return [(roster, _bare(notice)) for roster, notice in self._recorder.publications]
 
-    async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
+    async def until(self, claim: Callable[[], object], *, within_s: float = 30.0) -> None:
         """Wait until a condition is true. Raises AssertionError."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s

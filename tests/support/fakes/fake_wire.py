@@ -32,7 +32,7 @@ __all__ = [
 # no framing around a message
 MSGPACK = Dialect("msgpack", Encoding.MSGPACK, BINARY, lambda message: message)
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 class FullWire(FakeTransport):

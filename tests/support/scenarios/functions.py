@@ -80,7 +80,7 @@ async def functions_of(
 
 async def until_loaded(client: Any, prefix: str = PREFIX) -> str:
     """Wait until a prefix's rules and the library are in Redis; returns the library."""
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(30.0):
         while judge(library := await library_of(client) or None) is not Found.OURS or not await client.exists(  # noqa: ASYNC110 - another task loads
             rules_key(prefix)
         ):

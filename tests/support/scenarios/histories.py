@@ -44,7 +44,7 @@ async def fill(keeper: HistoryStore, count: int, history: History = HOUR, *, fir
     return await asyncio.gather(*futures)
 
 
-async def until(condition: Callable[[], Awaitable[object]], *, within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], Awaitable[object]], *, within_s: float = 30.0) -> None:
     async with asyncio.timeout(within_s):
         while not await condition():  # noqa: ASYNC110 - Redis's own time passes
             await asyncio.sleep(0.01)

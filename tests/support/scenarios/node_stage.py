@@ -110,7 +110,7 @@ class NodeStage:
         async with self.session.post(f"http://127.0.0.1:{node.private_port}/backend", json=envelope) as response:
             return await response.json()
 
-    async def is_clean(self, *, within_s: float = 5.0) -> None:
+    async def is_clean(self, *, within_s: float = 30.0) -> None:
         """Wait until no connection owns anything in Redis. Raises AssertionError: something is left."""
         async with Redis.from_url(self.redis.url) as redis:
             left: list[Any] = []

@@ -122,7 +122,7 @@ class House:
         for guest in self.guests:
             guest.hang_up()
 
-    async def until(self, condition: Any, what: str, within_s: float = 10.0) -> None:
+    async def until(self, condition: Any, what: str, within_s: float = 30.0) -> None:
         async def holds() -> bool:
             return bool(condition())
 

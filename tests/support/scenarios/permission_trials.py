@@ -59,7 +59,7 @@ BY_JTI: Final = "was revoked, by its `jti`"
 BY_IDENTITY: Final = "was revoked, by its identity"
 NONE_REQUIRED: Final = "none, with `required = true`"
 TABLE: Final = table("the token", *COLUMNS)
-WITHIN_S: Final = 10.0
+WITHIN_S: Final = 30.0
 PLACES: Final = {"pubsub": ("subscribe", "channel"), "chat": ("join", "channel"), "cursors": ("join", "document")}
 OTHER_TOKEN_SECRET: Final = "another secret, of thirty-two bytes"
 NOTHING: Final[Mapping[Cell, str]] = MappingProxyType({})

@@ -25,7 +25,7 @@ ROOMS = tuple(f"room {number}" for number in range(8))
 NAMES = tuple(f"name {number}" for number in range(50))
 TAKEOVER_SHARE = 0.2  # of registrations: random choice alone would hardly ever hit a name of one's other connection
 QUIET_EVERY_S = 1.0
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 EVENTS_MAX = 20  # of one name, for the message of a failure
 
 

@@ -64,14 +64,14 @@ async def subscriber(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
+        async with asyncio.timeout(30.0):  # an answer that never comes must fail a test, not hang it
             yield instance, heard
     finally:
         await instance.stop()
 
 
 async def within(awaitable: "asyncio.Future[bool] | asyncio.Queue[bool]") -> bool:
-    return await asyncio.wait_for(awaitable.get() if isinstance(awaitable, asyncio.Queue) else awaitable, 5.0)
+    return await asyncio.wait_for(awaitable.get() if isinstance(awaitable, asyncio.Queue) else awaitable, 30.0)
 
 
 async def stand(redis: ScriptedRedis, heard: Heard) -> None:

@@ -154,7 +154,7 @@ async def test_revocations_are_read_before_the_first_login_even_if_redis_starts_
     late = Late()
     auth = Authenticator(metrics=Metrics(), revocations=late)
     auth.start(lambda: ())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30.0):
         await late.begun.wait()
     await auth.stop()
 

@@ -49,7 +49,7 @@ async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]
     monkeypatch.setattr(
         "snorky.gateway.redis.cluster.shard_map.ASK_TIMEOUT_S", 10.0
     )  # a busy machine may stall for a second
-    async with asyncio.timeout(15.0), AsyncExitStack() as stack:
+    async with asyncio.timeout(30.0), AsyncExitStack() as stack:
         made = [Member() for _ in range(3)]
         for each in made:
             await stack.enter_async_context(each.server)

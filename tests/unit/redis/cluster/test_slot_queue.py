@@ -51,7 +51,7 @@ class Slot:
 
 @pytest.fixture
 async def slot() -> AsyncIterator[Slot]:
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30.0):
         yield Slot()
 
 

@@ -51,7 +51,7 @@ class Scene:
 
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
-    async with asyncio.timeout(15.0), AsyncExitStack() as stack:
+    async with asyncio.timeout(30.0), AsyncExitStack() as stack:
         yield Scene(stack)
 
 

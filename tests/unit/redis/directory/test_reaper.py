@@ -56,7 +56,7 @@ class FakeScripts:
         return [self.found if self.names[-1] == "look" else 1]
 
     async def until(self, name: str, count: int = 1) -> None:
-        async with asyncio.timeout(5.0), self.calls:
+        async with asyncio.timeout(30.0), self.calls:
             await self.calls.wait_for(lambda: self.names.count(name) >= count)
 
 

@@ -29,7 +29,7 @@ async def publisher(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
+        async with asyncio.timeout(30.0):  # an answer that never comes must fail a test, not hang it
             yield instance
     finally:
         await instance.stop()

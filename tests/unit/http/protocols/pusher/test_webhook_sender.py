@@ -19,7 +19,7 @@ APP = PusherApp(
     id="shop", key="k", secret="s", webhook_url="https://backend.example/hook", webhook_events=WEBHOOK_EVENTS
 )
 FAST = Pace(renew_s=0.01, retry_s=0.01, first_pause_s=0.01, pause_max_s=0.02, stop_s=0.5)
-WITHIN_S = 10.0
+WITHIN_S = 30.0
 
 
 class ScriptedLog:
