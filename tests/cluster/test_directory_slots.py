@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snorky.gateway.contracts.directory import Owner
-from tests.support.fakes.directories import FAST, RedisTestCluster
+from tests.support.fakes.directories import PATIENT, RedisTestCluster
 from tests.support.processes.tools import eventually, free_port
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
@@ -29,7 +29,7 @@ async def test_each_script_stays_in_one_slot_and_survives_a_script_flush(kind: s
             return b"cluster_state:ok" in bytes(await client.execute_command("CLUSTER", "INFO"))
 
         await eventually(is_up, within_s=10, what="the cluster of one")
-        cluster = RedisTestCluster(server, stack, FAST)
+        cluster = RedisTestCluster(server, stack, PATIENT)
         await cluster.listen(ROOM)
         a, b = await cluster.node("a"), await cluster.node("b")
         for _ in range(2):

@@ -9,7 +9,7 @@ import pytest
 from snorky.gateway.errors import LimitExceeded
 from snorky.gateway.redis import RedisDirectory
 from tests.support.fakes.brokers import PREFIX
-from tests.support.fakes.directories import FAST, FakeNode, RedisTestCluster, open_cluster
+from tests.support.fakes.directories import PATIENT, FakeNode, RedisTestCluster, open_cluster
 from tests.support.processes.tools import eventually
 from tests.support.servers.redis_servers import REAL_KINDS
 from tests.support.servers.shared import SharedServers
@@ -20,7 +20,7 @@ NAMES = "messaging:names"
 
 @pytest.fixture(params=REAL_KINDS)
 async def cluster(request: pytest.FixtureRequest, shared: SharedServers) -> AsyncIterator[RedisTestCluster]:
-    async with open_cluster(request.param, shared, timings=FAST) as opened:
+    async with open_cluster(request.param, shared, timings=PATIENT) as opened:
         assert isinstance(opened, RedisTestCluster)
         yield opened
 

@@ -13,6 +13,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from snorky.gateway.contracts.broker import Broker
@@ -32,6 +33,7 @@ from tests.support.servers.shared import SharedServers
 
 __all__ = [
     "FAST",
+    "PATIENT",
     "REAL",
     "FakeNode",
     "MemoryTestCluster",
@@ -58,6 +60,7 @@ def scaled(factor: float) -> Timings:
 
 REAL = scaled(1.0)
 FAST = scaled(0.1)
+PATIENT = replace(FAST, ttl_s=REAL.ttl_s)  # a busy machine may stop a test for a second: its nodes keep their leases
 
 
 class FakeNode:
@@ -272,7 +275,7 @@ TestCluster = MemoryTestCluster | RedisTestCluster
 
 
 @asynccontextmanager
-async def open_cluster(kind: str, shared: SharedServers, *, timings: Timings = FAST) -> AsyncIterator[TestCluster]:
+async def open_cluster(kind: str, shared: SharedServers, *, timings: Timings = PATIENT) -> AsyncIterator[TestCluster]:
     """Make a cluster without nodes. kind: of server, or "memory"."""
     if kind == "memory":
         yield MemoryTestCluster()
