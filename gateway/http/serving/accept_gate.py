@@ -88,6 +88,7 @@ class AcceptGate:
         self._per_network: Counter[str] = Counter()
         self._networks: dict[object, str | None] = {}  # of each connection that uses plain HTTP
         self.websockets = 0
+        self.accepted = 0  # since the start
         self._refused = 0  # since the last log line
         self._logged_s = -math.inf
 
@@ -101,6 +102,7 @@ class AcceptGate:
 
         Returns the address that has connected, "" = unknown; and True if it was refused: nothing that it sends counts.
         """
+        self.accepted += 1
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         network = self._network_of(address)

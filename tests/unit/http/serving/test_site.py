@@ -8,11 +8,12 @@ from aiohttp import web
 
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.serving.listen import listen, url_of
-from snorky.gateway.http.serving.site import Site
+from snorky.gateway.http.serving.site import ACCEPTS, Site
 from tests.support.clients.raw_ws import handshake_head
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.site import on_both_loops, running_site
 
+IDLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 NO_HTTP = [
     b"\x00\x01\x02\r\n\r\n",
     b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n",  # TLS
@@ -134,3 +135,38 @@ async def test_a_request_that_is_on_its_way_when_a_site_stops_is_answered(monkey
         await stopping
     writer.close()
     await writer.wait_closed()
+
+
+def knock(address: tuple[str, int], count: int, request: bytes) -> list[socket.socket]:
+    """Connect so many clients and send a request of each, while the loop stands still."""
+    clients = [socket.create_connection(address, 10) for _ in range(count)]
+    for client in clients:
+        client.sendall(request)
+    return clients
+
+
+@on_both_loops
+async def test_a_loop_with_few_iterations_accepts_several_connections_in_each() -> None:
+    """libuv accepts one for each handle: a node whose iterations took 10 ms accepted 100 connections a second."""
+    async with running_site() as site:
+        gate = site.handler.endpoint.gate
+        clients = knock(site.addresses[0], 8 * ACCEPTS, IDLE)
+        iterations = 0
+        while gate.accepted < len(clients) and iterations < 100:
+            await asyncio.sleep(0)
+            iterations += 1
+        for client in clients:
+            client.close()
+        assert iterations <= 12
+
+
+@on_both_loops
+async def test_connections_that_wait_to_be_accepted_when_a_site_stops_are_answered() -> None:
+    async with running_site() as site:
+        clients = knock(site.addresses[0], 5 * ACCEPTS, IDLE)
+        stopping = asyncio.create_task(site.site.stop())
+        for client in clients:
+            client.settimeout(10)
+            assert (await asyncio.to_thread(client.recv, 1024)).startswith(b"HTTP/1.1 404")
+            client.close()
+        await stopping
