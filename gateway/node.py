@@ -329,6 +329,7 @@ class Node:
         """Remove a client and its subscriptions. code: the close code of the connection. Idempotent."""
         registry = self._connections.pop(connection, None)
         if registry is None:
+            connection.detach()
             return
         connection.mark_closed()
         self._auth.forget(connection)
@@ -340,6 +341,7 @@ class Node:
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
         self.cluster_limits.quotas.forget(connection)
+        connection.detach()
 
     def _on_identified(self, connection: Connection) -> None:
         if connection in self._connections:

@@ -22,6 +22,7 @@ from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.logs import configure_logs
 from snorky.gateway.protocol.codec import channel_key
 from snorky.gateway.runtime.gateway import Gateway
+from snorky.gateway.runtime.memory import settle_memory
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request, RPCService, rpc_command
@@ -83,9 +84,11 @@ async def serve(ping_interval_s: float, redis_url: str) -> None:
         private=Private(port=0),
         limits=Limits(connections_per_ip=0, messages_per_s=1e9, messages_burst=1_000_000_000),
     )
-    registry = ServiceRegistry([PubSubService(channels=[dict(each) for each in RULES]), Echo("echo")])
+    rules = [*map(dict, RULES), {"match": "kept-*", "history": 1_000, "history_ttl_s": 3_600}]
+    registry = ServiceRegistry([PubSubService(channels=rules), Echo("echo")])
     async with Gateway(settings, public=registry, broker=None if redis_url else NoBroker()) as gateway:
         await gateway.until_ready(10)
+        settle_memory()
         answer(port=urlsplit(gateway.public_urls[0]).port or 0)
         data = compact(payload())
 

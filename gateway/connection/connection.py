@@ -13,6 +13,7 @@ Rules:
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -59,6 +60,32 @@ class Transport(Protocol):
 
 def _discard(_data: bytes) -> None:
     """Replace a closed connection's write: a delivery that already started may still call it."""
+
+
+class _Ended:
+    """Replaces the transport of a connection that has ended."""
+
+    def __init__(self, transport_name: str) -> None:
+        self.transport_name = transport_name
+
+    def write(self, data: bytes) -> None:
+        """Discard bytes."""
+
+    def buffered_bytes(self) -> int:
+        """Hold nothing."""
+        return 0
+
+    def pause_reading(self) -> None:
+        """Nothing is read."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read."""
+
+    def close(self, code: int, reason: str) -> None:
+        """It is closed."""
+
+
+_ended = lru_cache(maxsize=None)(_Ended)  # one for each name of a transport
 
 
 class Connection:
@@ -270,6 +297,10 @@ class Connection:
         self.write, self.direct = _discard, None
         if self._waiting is not None:
             self._waiting.settle(self)
+
+    def detach(self) -> None:
+        """Release the transport, which has ended: while they refer to each other, only the collector can free them."""
+        self._wire = _ended(self._wire.transport_name)
 
     def pause(self) -> None:
         """Queue writes from now on. Called by the transport when its buffer is full."""

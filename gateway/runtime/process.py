@@ -1,7 +1,6 @@
 """Run a gateway as a process: event loop, ready line, drain on a signal."""
 
 import asyncio
-import gc
 import os
 import resource
 import sys
@@ -16,6 +15,7 @@ from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.logs import configure_logs, log_line
 from snorky.gateway.runtime.gateway import Gateway
+from snorky.gateway.runtime.memory import settle_memory
 from snorky.gateway.runtime.reload import Reloader
 from snorky.gateway.runtime.standard_streams import open_missing_streams
 from snorky.gateway.runtime.stop_signals import StopSignals
@@ -99,8 +99,7 @@ class ReadyLine:
             self._say(f"Redis is not heard yet, so /readyz returns 503; `snorky check` shows why  {self._where()}")
             await self._gateway.until_ready()
         self.tell()
-        gc.collect()
-        gc.freeze()  # these objects stay alive: later collections need not examine them
+        settle_memory()
 
     def tell(self) -> None:
         """Print the line, unless it was printed."""

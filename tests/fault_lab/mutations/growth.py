@@ -56,4 +56,25 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         new="",
         argv=test("tests/unit/delivery/test_groups.py", "single_group"),
     ),
+    Mutation(
+        guard="a busy loop accepts several connections in each iteration",
+        file="gateway/http/serving/site.py",
+        old="for same in (bound, *(bound.dup() for _ in range(1, ACCEPTS))):",
+        new="for same in (bound,):",
+        argv=test("tests/unit/http/serving/test_site.py", "few_iterations"),
+    ),
+    Mutation(
+        guard="connections that wait when a site stops are accepted",
+        file="gateway/http/serving/site.py",
+        old="        await self._accept_waiting()\n",
+        new="        await asyncio.sleep(0)\n",
+        argv=test("tests/unit/http/serving/test_site.py", "wait_to_be_accepted"),
+    ),
+    Mutation(
+        guard="an ended connection needs no garbage collector",
+        file="gateway/node.py",
+        old="        self.cluster_limits.quotas.forget(connection)\n        connection.detach()\n",
+        new="        self.cluster_limits.quotas.forget(connection)\n",
+        argv=test("tests/unit/http/websocket/test_freed_memory.py", "test_a_client"),
+    ),
 )
