@@ -72,9 +72,16 @@ class Subscribing(PresenceCommands):
         self.send_compound(connection, notification | fields, reply, instead)
 
     async def located(self, channel: Any, since: Position | None) -> Position | None:
-        """Complete a position that has no tag. If the channel cannot be read from there, it stays as it is."""
+        """Complete a position that has no tag. If the channel cannot be read from there, it stays as it is.
+
+        Offset 0 of the present epoch is there on every channel: this begins the history of one that has none.
+        """
         if since is None or since.tag:
             return since
+        if not (since.epoch or since.offset):
+            begun = await self.topics.position(channel)
+            if not begun.offset:
+                return begun
         return await self.topics.locate(channel, since.epoch, since.offset) or since
 
     async def _subscribe(

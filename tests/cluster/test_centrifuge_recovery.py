@@ -50,6 +50,15 @@ async def test_recovery_by_epoch_and_offset_or_by_offset_alone(nodes: Nodes, url
             assert (await again.call("subscribe", **asked, offset=2, flag=2))["recovered"], "it was not subscribed"
 
 
+async def test_nothing_was_missed_on_a_channel_that_nobody_has_used(url: str) -> None:
+    """Its history began only with the first subscriber: one that came before it got `unrecoverable position`."""
+    async with connected(url) as client:
+        found = await client.call("subscribe", channel=CHANNEL, recover=True, epoch="", offset=0, flag=2)
+        assert (found["recovered"], found["offset"], found.get("publications") or None) == (True, 0, None)
+        await client.call("publish", channel=CHANNEL, data="first")
+        assert (await client.push(CHANNEL, "pub"))["offset"] == 1
+
+
 async def lose(nodes: Nodes, channel: str) -> None:
     """Let the first node miss a publication that the history no longer has."""
     node = nodes.gateways[0].node

@@ -363,4 +363,11 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
         new="",
         argv=test(HISTORY, "test_pages_are_read_from_both_ends_and_from_an_offset and valkey"),
     ),
+    Mutation(
+        guard="centrifuge: nothing was missed on a channel without a history",
+        file="services/pubsub/subscribing.py",
+        old="        if not (since.epoch or since.offset):\n",
+        new="        if False:\n",
+        argv=test("tests/cluster/test_centrifuge_recovery.py", "nobody_has_used"),
+    ),
 )
