@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.report.goals import call_goals, connect_goals, goals, growth_goals, protocol_goals
+from benchmarks.report.goals import call_goals, connect_goals, goals, growth_goals, protocol_goals, storm_goals
 from benchmarks.report.table import (
     before_connection_rows,
     before_rows,
@@ -18,6 +18,7 @@ from benchmarks.report.table import (
     growth_rows,
     inbound_rows,
     protocol_rows,
+    storm_rows,
     sustained_rows,
 )
 from benchmarks.scenarios.capacity import Costs, costs, loads
@@ -25,6 +26,7 @@ from benchmarks.scenarios.connections import Connections, connect, medians
 from benchmarks.scenarios.fanout import Cell, measure
 from benchmarks.scenarios.growth import Growth, grow
 from benchmarks.scenarios.inbound import Inbound, flood
+from benchmarks.scenarios.storm import Storm, storm
 from benchmarks.scenarios.sustained import Sustained, sustain
 from benchmarks.servers.protocols import protocols
 from benchmarks.servers.redis_server import NoRedis, RedisServer
@@ -43,8 +45,8 @@ from benchmarks.support.message import subscribe
 
 __all__: list[str] = []
 
-SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound", "capacity", "growth")
-REPETITIONS = 5  # of connections, when two versions are compared
+SECTIONS = ("fanout", "protocols", "redis", "connections", "inbound", "capacity", "growth", "storm")
+REPETITIONS = 5  # of connections, when two versions are compared, and of clients that come back at once
 
 
 def _note(text: str) -> None:
@@ -75,6 +77,7 @@ def main() -> int:
     figures: Costs | None = None
     compared_loads: list[Sustained] = []
     growth = Growth()
+    storms: list[Storm] = []
     with ExitStack() as stack:
         redis = None
         try:
@@ -110,6 +113,10 @@ def main() -> int:
                 compared_loads = loads(redis)
             if "growth" in sections and redis is not None:
                 growth = grow(files, is_quick=options.quick, note=_note)
+            if "storm" in sections and redis is not None:
+                returning = 2_000 if options.quick else min(10_000, files - 2_000)
+                _note(f"{returning:,} clients that come back at once")
+                storms = [storm(returning) for _ in range(1 if options.quick else REPETITIONS)]
         except ChildFailed as error:
             faults.append(f"FAILED: {error}")
         if redis is not None:
@@ -120,13 +127,13 @@ def main() -> int:
         found |= {"fanout": [*map(asdict, cells)], "protocols": [*map(asdict, by_protocol)]}
         found |= {"redis": [*map(asdict, sustained)], "connections": [*map(asdict, idle)]}
         found |= {"inbound": [*map(asdict, inbound)], "loads": [*map(asdict, compared_loads)]}
-        found["growth"] = asdict(growth)
+        found |= {"growth": asdict(growth), "storm": [*map(asdict, storms)]}
         if figures is not None:
             found["figures"] = asdict(figures)
         print(json.dumps(found, indent=2))
         return int(is_failed)
     reached = [*goals(cells, sustained, idle), *protocol_goals(by_protocol), *connect_goals(idle), *call_goals(inbound)]
-    reached += growth_goals(growth)
+    reached += [*growth_goals(growth), *storm_goals(storms)]
     for rows in (
         fanout_rows(cells) if cells else [],
         before_rows(cells),
@@ -137,6 +144,7 @@ def main() -> int:
         inbound_rows(inbound) if inbound else [],
         capacity_rows(figures, compared_loads) if figures else [],
         growth_rows(growth),
+        storm_rows(storms) if storms else [],
         [str(goal) for goal in reached],
         faults,
     ):

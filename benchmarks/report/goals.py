@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import Cell
 from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.inbound import Inbound
+from benchmarks.scenarios.storm import Storm
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import MIXED, SNORKY_AGAIN, SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE, NAIVE_CONNECTION
 
-__all__ = ["Goal", "call_goals", "connect_goals", "goals", "growth_goals", "protocol_goals"]
+__all__ = ["Goal", "call_goals", "connect_goals", "goals", "growth_goals", "protocol_goals", "storm_goals"]
 
 CLIENTS = 1_000  # number of clients for the goals of fan-out
 
@@ -115,4 +117,17 @@ def call_goals(inbound: Sequence[Inbound]) -> list[Goal]:
         Goal("CPU of a call and its reply / of an echo by a bare Protocol", each.x_echo, at_most=2.5)
         for each in inbound
         if each.name.startswith(GATEWAY)
+    ]
+
+
+def storm_goals(runs: Sequence[Storm]) -> list[Goal]:
+    """Compare the medians of the runs with clients that come back at once."""
+    if not runs:
+        return []
+    what = f"{runs[0].clients:,} clients at once"
+    others = median(run.calm_p99_ms / run.quiet_p99_ms for run in runs)
+    return [
+        Goal(f"{what}: p99 s until all is recovered", median(run.p99_ms for run in runs) / 1e3, at_most=5),
+        Goal(f"{what}: MB more", median(run.rss_bytes for run in runs) / 1e6, at_most=150),
+        Goal(f"{what}: others' p99 / quiet", others, at_most=3),
     ]

@@ -8,6 +8,7 @@ from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import BURSTS, Cell
 from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.inbound import Inbound
+from benchmarks.scenarios.storm import Storm
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import SNORKY_ALONE
 from benchmarks.servers.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
@@ -22,6 +23,7 @@ __all__ = [
     "growth_rows",
     "inbound_rows",
     "protocol_rows",
+    "storm_rows",
     "sustained_rows",
 ]
 
@@ -183,6 +185,16 @@ def growth_rows(growth: Growth) -> list[str]:
     for table in tables:
         lines += ["", *_aligned(table)] if lines else _aligned(table)
     return lines
+
+
+def storm_rows(runs: Iterable[Storm]) -> list[str]:
+    """One line per run with clients that come back at once."""
+    table = [["clients at once", "refused", "closed", "p50 ms", "p99 ms", "MB more", "others' p99 ms", "quiet"]]
+    for run in runs:
+        figures = [f"{run.p50_ms:,.0f}", f"{run.p99_ms:,.0f}", f"{run.rss_bytes / 1e6:.0f}"]
+        figures += [f"{run.calm_p99_ms:.1f}", f"{run.quiet_p99_ms:.1f}"]
+        table.append([f"{run.clients:,}", f"{run.refused:,}", f"{run.closed:,}", *figures])
+    return _aligned(table)
 
 
 def _ratio(cell: Cell, other: Cell | None) -> str:

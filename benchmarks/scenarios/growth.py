@@ -39,7 +39,7 @@ JOINS = 50
 CROWD_CHANNEL = "roster-crowd"  # its rule has presence
 REPETITIONS = 9  # of what can be repeated: of the longest steps, the median counts
 GONE_WITHIN_S = 60.0
-SPARE_FILES = 4_300  # of a node's limit: Redis, and what AcceptGate reserves
+SPARE_FILES = 1_200  # of a node's limit: Redis, and what AcceptGate reserves
 ROUNDS = 5
 
 

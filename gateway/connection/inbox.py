@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.pace import Pace
 from snorky.gateway.protocol.codec import Envelope
 
 __all__ = ["Dispatch", "Inbox"]
@@ -26,9 +27,20 @@ class Inbox:
     """Processes a connection's messages one after another; `first` is the message being awaited already.
 
     dispatch: answers one message; returns an awaitable if that takes time. on_done: called when no message is left.
+    pace: of messages that are awaited.
     """
 
-    __slots__ = ("_bytes", "_connection", "_dispatch", "_envelopes", "_is_paused", "_on_done", "task")
+    __slots__ = (
+        "_bytes",
+        "_connection",
+        "_dispatch",
+        "_envelopes",
+        "_has_begun",
+        "_is_cancelled",
+        "_is_paused",
+        "_on_done",
+        "task",
+    )
 
     def __init__(
         self,
@@ -36,14 +48,15 @@ class Inbox:
         dispatch: Dispatch,
         first: Awaitable[None],
         on_done: Callable[[Connection], None],
+        pace: Pace,
     ) -> None:
         self._connection = connection
         self._dispatch = dispatch
         self._envelopes: deque[tuple[Envelope, int]] = deque()  # with the size received
         self._bytes = 0
-        self._is_paused = False
+        self._is_paused = self._has_begun = self._is_cancelled = False
         self._on_done = on_done
-        self.task = asyncio.get_running_loop().create_task(self._run(first))
+        self.task = asyncio.get_running_loop().create_task(self._run(first, pace))
 
     def append(self, envelope: Envelope, size: int) -> None:
         """Queue one message; stop reading the connection while too many are queued. size: bytes as received."""
@@ -55,11 +68,16 @@ class Inbox:
 
     def cancel(self) -> None:
         """Cancel the awaited message, and drop the queued ones."""
-        # Not at once: a task that is cancelled before its first step runs no `finally`, so on_done is never called.
-        asyncio.get_running_loop().call_soon(self.task.cancel)
+        self._is_cancelled = True
+        if self._has_begun:
+            asyncio.get_running_loop().call_soon(self.task.cancel)
 
-    async def _run(self, first: Awaitable[None]) -> None:
+    async def _run(self, first: Awaitable[None], pace: Pace) -> None:
         try:
+            await pace.turn()
+            self._has_begun = True
+            if self._is_cancelled:  # a service's coroutine that never begins runs no `finally`
+                asyncio.get_running_loop().call_soon(self.task.cancel)
             await first
             while self._envelopes and not self._connection.is_closed:
                 envelope, size = self._envelopes.popleft()

@@ -16,7 +16,7 @@ Rules:
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -26,6 +26,7 @@ from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.unkept import Unkept
 from snorky.gateway.errors import BrokerUnavailable, InvalidMessage
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.pace import Pace
 from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
 
@@ -40,21 +41,29 @@ RETRY_S: Final = 0.25
 PATIENCE_S: Final = 5.0  # maximum wait for a fill
 REPLAY_MAX: Final = 300  # of one client, PROTOCOL
 REPLAY_MAX_BYTES: Final = 1 << 20
+KEEP_S: Final = 0.25  # a read for clients that recover: when a node dies, its clients come within some seconds
+KEPT_MAX_BYTES: Final = 16 << 20  # of all these reads
 ATTEMPTS: Final = 5
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger("snorky.repair")
 
 
 class _Followed:
-    """One channel. asked: callers waiting for a fill not begun yet. unkept: number received that are not retained."""
+    """One channel. asked: callers waiting for a fill not begun yet. unkept: number received that are not retained.
 
-    __slots__ = ("asked", "fill", "opening", "order", "unkept")
+    replays: reads for clients that recover, in progress and just ended, by position and `unkept` when they began.
+    """
+
+    __slots__ = ("asked", "fill", "opening", "order", "replays", "unkept")
 
     def __init__(self) -> None:
         self.order = ChannelOrder()
         self.opening = asyncio.Lock()
         self.fill: asyncio.Task[None] | None = None
         self.asked: list[asyncio.Future[None]] = []
+        self.replays: dict[tuple[Position, int], asyncio.Task[list[Publication] | None]] = {}
         self.unkept = 0
 
 
@@ -79,9 +88,10 @@ class GapRepair:
         self._followed: dict[str, _Followed] = {}
         self._fills = asyncio.Semaphore(FILLS)
         self._recoveries = asyncio.Semaphore(RECOVERIES)
-        self._replays: dict[tuple[str, Position, int], asyncio.Future[list[Publication] | None]] = {}  # in progress
+        self._pace = Pace()  # of clients that recover
+        self._kept_bytes = 0  # of replays that have ended
         self._interruption = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.release: Callable[[str], object] = lambda _key: None  # set by the node: deliver what waits in a channel
 
     def __contains__(self, key: str) -> bool:
@@ -95,7 +105,7 @@ class GapRepair:
         """Cancel all tasks and reads in progress. Idempotent."""
         self._followed.clear()
         await self._unkept.stop()
-        tasks: list[asyncio.Future[Any]] = [*self._tasks, *self._replays.values()]
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -162,37 +172,55 @@ class GapRepair:
 
     async def _catch_up(self, key: str, followed: _Followed, since: Position) -> list[Publication] | None:
         for _ in range(ATTEMPTS):
-            missed = await self._replay(key, since, followed.unkept)
+            missed = await self._replay(key, followed, since)
             last = followed.order.last
             if missed is None:
                 if last is not None and last.epoch == since.epoch:
                     await self._fill(key, followed)  # history may have been lost, unnoticed by this node
                 return None
             joined = followed.order.join(since, missed)
-            if joined is not None:
+            if joined is not None and not _is_too_much(joined):
                 return joined[: len(missed)] + [_as_deliverable(each) for each in joined[len(missed) :]]
-            await self._fill(key, followed)
+            followed.replays.pop((since, followed.unkept), None)
+            if joined is None:
+                await self._fill(key, followed)
         return None  # unknown what it missed
 
-    async def _replay(self, key: str, since: Position, unkept: int) -> list[Publication] | None:
-        """Read what follows a position, once for all clients that recover from it at this time (of a node that died).
+    async def _replay(self, key: str, followed: _Followed, since: Position) -> list[Publication] | None:
+        """Read what follows a position, once for all clients that recover from it at about this time (of a dead node).
 
         A caller may share a read that began before its call: publications delivered since then are kept, for the first
         caller too. If a publication came that is not retained, another read begins.
         """
-        wanted = key, since, unkept
-        replay = self._replays.get(wanted)
+        wanted = since, followed.unkept
+        replay = followed.replays.get(wanted)
         if replay is None:
-            replay = self._replays[wanted] = asyncio.ensure_future(self._read(key, since))
-            replay.add_done_callback(lambda done: self._end_replay(wanted, done))
-        return await asyncio.shield(replay)
+            replay = followed.replays[wanted] = self._run(self._read(key, since), f"recovering {key[:100]}")
+            self._run(self._keep(replay, followed, wanted), f"keeping {key[:100]}")
+        found = await asyncio.shield(replay)
+        await self._pace.turn()  # all that have waited for it wake in one iteration
+        return found
 
-    def _end_replay(
-        self, wanted: tuple[str, Position, int], replay: "asyncio.Future[list[Publication] | None]"
+    async def _keep(
+        self,
+        replay: asyncio.Task[list[Publication] | None],
+        followed: _Followed,
+        wanted: tuple[Position, int],
     ) -> None:
-        del self._replays[wanted]
-        if not replay.cancelled():
-            replay.exception()  # retrieve it: the callers may have gone
+        """Keep a read for clients that come soon, with the publications that are delivered meanwhile."""
+        size = 0
+        with followed.order.joining():
+            try:
+                await asyncio.wait((replay,))
+                if not replay.cancelled() and replay.exception() is None:
+                    size = sum(each.size for each in replay.result() or ())
+                    self._kept_bytes += size
+                    if self._kept_bytes <= KEPT_MAX_BYTES:
+                        await asyncio.sleep(KEEP_S)
+            finally:
+                self._kept_bytes -= size
+                if followed.replays.get(wanted) is replay:
+                    del followed.replays[wanted]
 
     async def _read(self, key: str, since: Position) -> list[Publication] | None:
         async with self._recoveries:
@@ -281,7 +309,7 @@ class GapRepair:
             behind |= {key: (each, tops.get(key)) for key, each in page if not each.order.agrees(tops.get(key))}
         return behind
 
-    def _run(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def _run(self, coroutine: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -299,6 +327,11 @@ def _release(asked: Iterable[asyncio.Future[None]]) -> None:
     for future in asked:
         if not future.done():  # the waiting caller may have been cancelled
             future.set_result(None)
+
+
+def _is_too_much(publications: Sequence[Publication]) -> bool:
+    """True if one client gets a gap instead of so many publications."""
+    return len(publications) > REPLAY_MAX or sum(each.size for each in publications) > REPLAY_MAX_BYTES
 
 
 def _as_deliverable(publication: Publication) -> Publication:

@@ -8,7 +8,7 @@ message from a client makes it raise: the client receives an error, which is cou
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -27,12 +27,15 @@ from snorky.gateway.errors import (
     SnorkyError,
     UnknownService,
 )
+from snorky.gateway.pace import Pace
 from snorky.gateway.protocol.codec import Envelope, decode_envelope
 from snorky.gateway.sdk.handles import NodeServices
 from snorky.gateway.sdk.old_names import refuse_old_attributes
 from snorky.gateway.sdk.service import Service
 
 __all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
+
+AWAITED_PORTION: Final = 16  # messages that are awaited, which begin in one iteration of the loop
 
 _log = structlog.get_logger("snorky.registry")
 
@@ -81,6 +84,7 @@ class ServiceRegistry:
         self._rates: Rates | None = None
         self._cluster: NodeServices | None = None
         self._inboxes: dict[Connection, Inbox] = {}  # of connections with a message that is being awaited
+        self._pace = Pace(AWAITED_PORTION)
         for service in services:
             self.register(service)
 
@@ -170,7 +174,7 @@ class ServiceRegistry:
         if (inbox := self._inboxes.get(connection)) is not None:
             inbox.append(envelope, size)
         elif (pending := self._dispatch(connection, envelope)) is not None:
-            self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off)
+            self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off, self._pace)
 
     def check_frame(self, connection: Connection) -> None:
         """Count one frame that is not a whole message. Raises LimitExceeded: too many; the caller must close."""

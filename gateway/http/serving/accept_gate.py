@@ -5,13 +5,14 @@ Rules:
   read; Admission counts what is admitted afterwards: WebSockets and SockJS sessions.
 - One address may have HTTP_PER_CONNECTION times `connections_per_ip` connections in plain HTTP: a SockJS session uses
   two, one to receive and one to send. Trusted proxies are not clients: only the total is limited for them.
-- Some descriptors are reserved for the private port, for Redis and for connections accepted in one loop iteration. A
-  connection beyond the rest gets a short response and is closed, so the accept loop never runs out of descriptors.
+- Some descriptors are reserved for the private port, for Redis and for connections that are being refused. A connection
+  beyond the rest gets a short response and is closed, so the node never runs out of descriptors.
 """
 
 import asyncio
 import math
 import os
+import random
 import resource
 from collections import Counter
 from collections.abc import Callable
@@ -20,17 +21,18 @@ from typing import Final
 import structlog
 
 from snorky.gateway.config.settings import Limits
-from snorky.gateway.http.serving.listen import BACKLOG
 from snorky.gateway.metrics import Metrics
 
 __all__ = ["AcceptGate", "Descriptors"]
 
 HTTP_PER_CONNECTION: Final = 2
 RESERVE_MIN: Final = 16  # for the private port, reconnects to Redis, files
+RESERVE_MAX: Final = 1_024
 ANSWERED_MAX: Final = 64  # connections that are being refused with a response
 LOG_INTERVAL_S: Final = 10.0
+RETRY_AFTER_S: Final = 5
 _ANSWER: Final = (
-    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nRetry-After: 5\r\n"
+    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nRetry-After: {after_s}\r\n"
     "Connection: close\r\n\r\n{text}"
 )
 
@@ -42,9 +44,8 @@ class Descriptors:
 
     def __init__(self, limit: int, used: int) -> None:
         self.limit = limit
-        self.reserve = max(RESERVE_MIN, min(BACKLOG + ANSWERED_MAX, limit // 4))
+        self.reserve = max(RESERVE_MIN, min(RESERVE_MAX, limit // 4))
         self.capacity = max(1, limit - used - self.reserve)  # for client connections
-        self.backlog = max(self.reserve // 2, self.reserve - ANSWERED_MAX)  # accepted in one loop iteration
 
     @classmethod
     def now(cls) -> "Descriptors":
@@ -88,21 +89,15 @@ class AcceptGate:
         self._per_network: Counter[str] = Counter()
         self._networks: dict[object, str | None] = {}  # of each connection that uses plain HTTP
         self.websockets = 0
-        self.accepted = 0  # since the start
+        self.wait_s = 0.0  # that connections wait to be accepted, if it is too long
         self._refused = 0  # since the last log line
         self._logged_s = -math.inf
-
-    @property
-    def backlog(self) -> int:
-        """The length of the queue of connections not yet accepted."""
-        return self._descriptors.backlog
 
     def enter(self, key: object, transport: asyncio.Transport) -> tuple[str, bool]:
         """Count an accepted connection; above a limit, respond and close it. The caller must call `leave` later.
 
         Returns the address that has connected, "" = unknown; and True if it was refused: nothing that it sends counts.
         """
-        self.accepted += 1
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         network = self._network_of(address)
@@ -128,6 +123,8 @@ class AcceptGate:
 
     def _find_refusal(self, network: str | None) -> tuple[str, str, str] | None:
         """Return the limit that is reached, and the status and text of the response; None: no limit is."""
+        if self.wait_s:
+            return "backlog", "503 Service Unavailable", "Many clients come to this node now: try again later\n"
         if len(self._networks) + self.websockets >= self._descriptors.capacity:
             return "descriptors", "503 Service Unavailable", "This node is full: try another one\n"
         if len(self._networks) >= self._http_max:
@@ -144,7 +141,10 @@ class AcceptGate:
             peer = transport.get_extra_info("peername")
             _log.warning("connections refused", limit=limit, count=self._refused, last_peer=str(peer))
             self._refused, self._logged_s = 0, now_s
-        transport.write(_ANSWER.format(status=status, length=len(text), text=text).encode())
+        after_s = RETRY_AFTER_S
+        if self.wait_s:  # they must not come all at once again
+            after_s = math.ceil(random.uniform(0, self.wait_s))  # noqa: S311 - no secret
+        transport.write(_ANSWER.format(status=status, length=len(text), text=text, after_s=after_s).encode())
         transport.pause_reading()
         # not now: aiohttp starts the connection's task with an assertion that it is open
         asyncio.get_running_loop().call_soon(transport.close)

@@ -20,8 +20,6 @@ __all__ = ["Site"]
 SHUTDOWN_S: Final = 2.0  # for requests in progress; WebSockets are drained before
 SETTLE_S: Final = 0.1  # for requests that a balancer is sending, on connections that it keeps
 _PACE_S: Final = 0.01
-ACCEPTS: Final = 8  # in one iteration of the loop; libuv accepts one for each handle
-QUIET_ITERATIONS: Final = 3  # without a new connection: asyncio's own loop tells us of one after two
 LINGER_S: Final = 2.0  # to discard the rest of a body that is not needed, after the response
 
 _log = logging.getLogger("snorky.http")
@@ -73,7 +71,6 @@ class Site:
         self._websockets = websockets
         self._header_timeout_s = header_timeout_s
         self._door: FrontDoor | None = None
-        self._servers: list[asyncio.Server] = []  # of the door
         self._is_stopping = False
         app.on_response_prepare.append(self._end_connection)
         self._runner = web.AppRunner(
@@ -97,7 +94,7 @@ class Site:
             if self._door is None:
                 await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
             else:
-                await self._listen(self._door, bound)
+                self._door.acceptor.listen(bound)
             self.urls.append(url_of(bound))
 
     async def start_unix(self, path: Path) -> None:
@@ -111,9 +108,10 @@ class Site:
         A balancer that cannot connect sends the request to another node. It may not repeat a request that it has sent.
         """
         self._is_stopping = True
-        await self._accept_waiting()
-        for server in self._servers:
-            server.close()
+        if self._door is None:
+            await asyncio.sleep(0)  # accepts a connection that waits in the backlog: closing it resets it
+        else:
+            await self._door.acceptor.stop()
         for each in list(self._runner.sites):
             await each.stop()
         await asyncio.sleep(0)  # aiohttp's server takes over what was accepted
@@ -124,22 +122,6 @@ class Site:
         if self._door is not None:
             await self._door.stop(SHUTDOWN_S)
         await self._runner.cleanup()
-
-    async def _listen(self, door: FrontDoor, bound: socket.socket) -> None:
-        """Accept the connections of a socket, also on a busy node, whose loop has few iterations."""
-        loop = asyncio.get_running_loop()
-        for same in (bound, *(bound.dup() for _ in range(1, ACCEPTS))):
-            self._servers.append(await loop.create_server(door, sock=same, backlog=door.gate.backlog))
-
-    async def _accept_waiting(self) -> None:
-        """Accept the connections that wait in the backlog: closing it resets them. Not those of a storm for ever."""
-        quiet, accepted = 0, -1
-        clock = asyncio.get_running_loop().time
-        until_s = clock() + SHUTDOWN_S
-        while quiet < QUIET_ITERATIONS and clock() < until_s:
-            before, accepted = accepted, 0 if self._door is None else self._door.gate.accepted
-            quiet = quiet + 1 if accepted == before else 0
-            await asyncio.sleep(0)
 
     def _open_door(self, websockets: WebSocketHandler) -> FrontDoor:
         server, gate = self._runner.server, websockets.endpoint.gate

@@ -23,12 +23,14 @@ import structlog
 from aiohttp import web
 
 from snorky.gateway.errors import ConnectionClosed
+from snorky.gateway.http.serving.acceptor import Acceptor
 from snorky.gateway.http.websocket.aiohttp_internals import JudgedHandler, give
 from snorky.gateway.http.websocket.credentials import Asked, Identify
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.protocol import WebSocketProtocol
 from snorky.gateway.http.websocket.request_head import Fields, read_head
+from snorky.gateway.pace import Pace
 
 __all__ = ["FrontDoor"]
 
@@ -47,6 +49,8 @@ class FrontDoor:
         self.handler = handler
         self.path = path
         self.gate = handler.endpoint.gate
+        self.acceptor = Acceptor(self, self.gate)
+        self._pace = Pace()
         self._server = server
         self._header_timeout_s = header_timeout_s
         self._waiting: dict[Arrival, float] = {}  # with the deadline of their request, the earliest first
@@ -60,12 +64,14 @@ class FrontDoor:
     @property
     def connections(self) -> int:
         """How many wait here for their request, or for the decision on it."""
-        return len(self._waiting) + len(self._deciding)
+        return len(self._waiting) + len(self._pace) + len(self._deciding)
 
     async def stop(self, timeout_s: float) -> None:
         """Close the connections without a request, and end the decisions within timeout_s. Idempotent."""
         for arrival in tuple(self._waiting):
             arrival.transport.close()
+        while len(self._pace):  # noqa: ASYNC110 - a portion in each iteration
+            await asyncio.sleep(0)
         if tasks := tuple(self._deciding.values()):
             await asyncio.wait(tasks, timeout=timeout_s)
             for task in tasks:
@@ -86,16 +92,25 @@ class FrontDoor:
 
     def lose(self, arrival: "Arrival") -> None:
         """Forget a connection that has ended, except for the decision on it. Idempotent."""
-        self._waiting.pop(arrival, None)
+        if self._waiting.pop(arrival, None) is not None:
+            self.acceptor.on_request()
 
     def leave(self, arrival: "Arrival") -> float | None:
         """Forget a connection. Returns the deadline of its request; None: it has sent one. Idempotent."""
         self._deciding.pop(arrival, None)
-        return self._waiting.pop(arrival, None)
+        due_s = self._waiting.pop(arrival, None)
+        if due_s is not None:
+            self.acceptor.on_request()
+        return due_s
 
     def decide(self, arrival: "Arrival") -> None:
-        """Decide on a handshake: at once, or in a task if authentication may wait."""
-        self._waiting.pop(arrival, None)
+        """Decide on a handshake: in this iteration of the loop or soon, and in a task if authentication may wait."""
+        self.lose(arrival)
+        self._pace.run(lambda: self._decide(arrival))
+
+    def _decide(self, arrival: "Arrival") -> None:
+        if arrival.transport.is_closing():
+            return
         if self.handler.may_wait:
             self._deciding[arrival] = asyncio.get_running_loop().create_task(arrival.decide())
         else:
@@ -123,7 +138,7 @@ class FrontDoor:
         now_s = loop.time()
         for arrival in list(takewhile(lambda each: self._waiting[each] <= now_s, self._waiting)):
             arrival.transport.close()
-            del self._waiting[arrival]
+            self.lose(arrival)
         due_s = next(iter(self._waiting.values()), None)
         self._timer = None if due_s is None else loop.call_at(due_s, self._close_late)
 

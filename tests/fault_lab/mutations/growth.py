@@ -5,6 +5,9 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 __all__ = ["GROWTH_MUTATIONS"]
 
 _COST = "tests/cluster/test_directory_cost.py"
+_SITE = "tests/unit/http/serving/test_site.py"
+_DOOR = "tests/unit/http/websocket/test_front_door.py"
+_RECOVERY = "tests/unit/delivery/test_client_recovery.py"
 
 GROWTH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -58,17 +61,94 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="a busy loop accepts several connections in each iteration",
-        file="gateway/http/serving/site.py",
-        old="for same in (bound, *(bound.dup() for _ in range(1, ACCEPTS))):",
-        new="for same in (bound,):",
-        argv=test("tests/unit/http/serving/test_site.py", "few_iterations"),
+        file="gateway/http/serving/acceptor.py",
+        old="PORTION: Final = 8  # accepted",
+        new="PORTION: Final = 1  # accepted",
+        argv=test(_SITE, "few_iterations"),
     ),
     Mutation(
         guard="connections that wait when a site stops are accepted",
-        file="gateway/http/serving/site.py",
-        old="        await self._accept_waiting()\n",
-        new="        await asyncio.sleep(0)\n",
-        argv=test("tests/unit/http/serving/test_site.py", "wait_to_be_accepted"),
+        file="gateway/http/serving/acceptor.py",
+        old="            for _ in range(BACKLOG // PORTION):",
+        new="            for _ in ():",
+        argv=test(_SITE, "wait_to_be_accepted"),
+    ),
+    Mutation(
+        guard="connections are accepted as fast as their requests come",
+        file="gateway/http/serving/acceptor.py",
+        old="AHEAD: Final = 128",
+        new="AHEAD: Final = 1 << 20",
+        argv=test(_SITE, "as_fast_as_their_requests"),
+    ),
+    Mutation(
+        guard="clients that would wait long are told when to come",
+        file="gateway/http/serving/acceptor.py",
+        old="wait_s if wait_s > WAIT_MAX_S else 0.0",
+        new="0.0",
+        argv=test(_SITE, "told_when_to_come"),
+    ),
+    Mutation(
+        guard="work begins in portions",
+        file="gateway/pace.py",
+        old="        if not self._left or self._line:\n",
+        new="        if False:\n",
+        argv=test("tests/unit/test_pace.py", "in_portions"),
+    ),
+    Mutation(
+        guard="what waits comes before what is new",
+        file="gateway/pace.py",
+        old="        if not self._left or self._line:\n",
+        new="        if not self._left:\n",
+        argv=test("tests/unit/test_pace.py", "before_what_is_new"),
+    ),
+    Mutation(
+        guard="handshakes in portions",
+        file="gateway/http/websocket/front_door.py",
+        old="        self._pace.run(lambda: self._decide(arrival))\n",
+        new="        self._decide(arrival)\n",
+        argv=test(_DOOR, "handshakes_in_portions"),
+    ),
+    Mutation(
+        guard="messages that are awaited begin in portions",
+        file="gateway/connection/inbox.py",
+        old="            await pace.turn()\n",
+        new="",
+        argv=test("tests/unit/connection/test_inbox.py", "in_portions"),
+    ),
+    Mutation(
+        guard="a message that is cancelled in the line begins",
+        file="gateway/connection/inbox.py",
+        old="        if self._has_begun:\n",
+        new="        if True:\n",
+        argv=test("tests/unit/connection/test_inbox.py", "cancelled_in_the_line"),
+    ),
+    Mutation(
+        guard="clients that recover continue in portions",
+        file="gateway/delivery/gap_repair.py",
+        old="        await self._pace.turn()",
+        new="        pass",
+        argv=test(_RECOVERY, "continue_in_portions"),
+    ),
+    Mutation(
+        guard="clients that recover share a read that has ended",
+        file="gateway/delivery/gap_repair.py",
+        old="                        await asyncio.sleep(KEEP_S)\n",
+        new="                        pass\n",
+        argv=test(_RECOVERY, "come_after_a_read"),
+    ),
+    Mutation(
+        guard="bytes of reads that are kept",
+        file="gateway/delivery/gap_repair.py",
+        old="                    if self._kept_bytes <= KEPT_MAX_BYTES:\n",
+        new="                    if True:\n",
+        argv=test(_RECOVERY, "bound_in_bytes"),
+    ),
+    Mutation(
+        guard="publications of one client with a read that was kept",
+        file="gateway/delivery/gap_repair.py",
+        old="    return len(publications) > REPLAY_MAX or ",
+        new="    return False and ",
+        argv=test(_RECOVERY, "more_than_the_limit"),
     ),
     Mutation(
         guard="an ended connection needs no garbage collector",

@@ -1,6 +1,7 @@
 """The inbox, through the registry: order per connection, no waiting for others, a bound, and an end without loss."""
 
 import asyncio
+import itertools
 from typing import Any
 
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 
 from snorky.gateway import Connection, Service
 from snorky.gateway.connection.inbox import MAX_BYTES, MAX_MESSAGES, RESUME_MESSAGES
+from snorky.gateway.sdk.registry import AWAITED_PORTION
 from tests.support.fakes.fake_wire import Client, House, house, settle, until
 
 
@@ -302,3 +304,49 @@ async def test_messages_that_wait_are_bounded_in_bytes_too() -> None:
         assert client.wire.is_reading
         service.open(1)
         assert len(await client.received(5)) == 5
+
+
+async def test_messages_that_are_awaited_begin_in_portions() -> None:
+    """Many that begin in one iteration of the loop would delay all other clients."""
+    service = Begun()
+    async with house(service) as built:
+        for number in range(5 * AWAITED_PORTION):
+            built.client().send("begun", number)
+        counts = [0]
+        while counts[-1] < 5 * AWAITED_PORTION:
+            await asyncio.sleep(0)
+            counts.append(len(service.begun))
+        assert max(after - before for before, after in itertools.pairwise(counts)) <= AWAITED_PORTION
+        assert service.begun == list(range(5 * AWAITED_PORTION))
+        service.release.set()
+
+
+async def test_a_message_that_is_cancelled_in_the_line_begins_and_is_cancelled() -> None:
+    """A coroutine that never begins warns, and runs no `finally`."""
+    service = Begun()
+    async with house(service) as built:
+        clients = [built.client() for _ in range(3 * AWAITED_PORTION)]
+        for number, client in enumerate(clients):
+            client.send("begun", number)
+        last = len(clients) - 1
+        clients[last].leave()
+        await until(lambda: service.ended == [last])
+        assert last in service.begun and inboxes(built) == last
+        service.release.set()
+
+
+class Begun(Service):
+    """Its messages wait until they are released. begun, ended: in order."""
+
+    def __init__(self) -> None:
+        super().__init__("begun")
+        self.begun: list[Any] = []
+        self.ended: list[Any] = []
+        self.release = asyncio.Event()
+
+    async def on_message(self, connection: Connection, message: Any) -> None:
+        self.begun.append(message)
+        try:
+            await self.release.wait()
+        finally:
+            self.ended.append(message)

@@ -5,7 +5,6 @@ import structlog
 
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.serving.accept_gate import HTTP_PER_CONNECTION, Descriptors
-from snorky.gateway.http.serving.listen import BACKLOG
 from tests.support.clients.raw_ws import TEXT, RawClient, frame, handshake_head
 from tests.support.scenarios.site import RunningSite, on_both_loops, running_site, until
 
@@ -110,7 +109,7 @@ async def test_a_connection_beyond_the_descriptors_is_answered_counted_and_logge
 
 def test_a_small_limit_of_open_files_lowers_the_limit_of_connections_and_warns() -> None:
     descriptors = Descriptors(64, 22)
-    assert (descriptors.reserve, descriptors.capacity, descriptors.backlog) == (16, 26, 8)
+    assert (descriptors.reserve, descriptors.capacity) == (16, 26)
     with structlog.testing.capture_logs() as events:
         assert descriptors.bounded(50_000) == 23
         assert descriptors.bounded(10) == 10
@@ -120,12 +119,10 @@ def test_a_small_limit_of_open_files_lowers_the_limit_of_connections_and_warns()
     assert "ulimit -n" in warning["remedy"]
 
 
-def test_connections_accepted_in_one_loop_iteration_fit_into_the_reserve() -> None:
-    for limit in (64, 256, 1024, 20_000, 65_536, 1 << 20):
+def test_the_reserve_grows_with_the_limit_of_open_files() -> None:
+    for limit, reserve in ((64, 16), (1_024, 256), (65_536, 1_024), (1 << 20, 1_024)):
         descriptors = Descriptors(limit, 30)
-        assert 8 <= descriptors.backlog <= descriptors.reserve - 8
-        assert descriptors.capacity + descriptors.reserve + 30 <= limit
-    assert Descriptors(1 << 20, 30).backlog == BACKLOG
+        assert (descriptors.reserve, descriptors.capacity) == (reserve, limit - reserve - 30)
     assert Descriptors(65_536, 30).bounded(50_000) == 50_000
 
 

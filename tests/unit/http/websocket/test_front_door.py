@@ -1,6 +1,7 @@
 """FrontDoor: usual handshakes never reach aiohttp; all else does, with the bytes, the verdict and the time left."""
 
 import asyncio
+import itertools
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.websocket.front_door import EARLY_MAX_BYTES, FrontDoor
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
+from snorky.gateway.pace import PORTION
 from tests.support.clients.raw_ws import CLOSE, PONG, TEXT, RawClient, close_payload, frame, handshake_head
 from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
 
@@ -270,3 +272,30 @@ async def test_tokens_are_verified_in_a_task(monkeypatch: pytest.MonkeyPatch) ->
     async with running_site() as site:
         assert site.handler.may_wait
         await site.client()
+
+
+@on_both_loops
+async def test_handshakes_in_portions() -> None:
+    """All that had come were answered in one iteration of the loop, and delayed the messages of other clients."""
+    async with running_site() as site:
+        clients = [await site.open() for _ in range(4 * PORTION)]
+        for client in clients:
+            client.sock.sendall(handshake_head())
+        counts = [0]
+        while counts[-1] < len(clients):
+            await asyncio.sleep(0)
+            counts.append(site.node.counts["connections"])
+        assert max(after - before for before, after in itertools.pairwise(counts)) <= PORTION
+
+
+@on_both_loops
+async def test_a_site_that_stops_answers_the_handshakes_in_the_line() -> None:
+    async with running_site() as site:
+        clients = [await site.open() for _ in range(3 * PORTION)]
+        await until(lambda: door_of(site).connections == len(clients))
+        for client in clients:
+            client.sock.sendall(handshake_head())
+        await until(lambda: len(door_of(site)._pace) > 0)
+        await site.site.stop()
+        for client in clients:
+            assert (await client.response()).status == 101

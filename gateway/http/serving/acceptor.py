@@ -1,0 +1,145 @@
+"""Acceptor: accepts the connections of listening sockets, no faster than their first requests can be answered.
+
+When a node dies, thousands of clients come to another one at once. libuv accepts one connection in each iteration of
+the loop: few while a node is busy, but thousands before the first of them has sent its request. Then it answered all
+requests in one iteration, and its other clients received nothing for half a second.
+
+Rules:
+- Of the accepted connections, at most AHEAD have not sent a request yet. Clients that send none delay the others for
+  PAUSE_S at most: then the next AHEAD are accepted.
+- The others wait in the kernel's backlog. If they would wait longer than WAIT_MAX_S there, connections are refused, and
+  told when to come again: clients give up after some seconds, and would be served in vain.
+"""
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from snorky.gateway.http.serving.accept_gate import AcceptGate
+from snorky.gateway.http.serving.listen import BACKLOG
+
+__all__ = ["Acceptor"]
+
+PORTION: Final = 8  # accepted in one iteration
+AHEAD: Final = 128
+PAUSE_S: Final = 0.02
+WAIT_MAX_S: Final = 7.0  # our libraries give up after 10 s
+MEASURE_S: Final = 1.0  # over which it measures how many are accepted per second
+EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+EXHAUSTED_PAUSE_S: Final = 1.0
+_WAITING: Final = struct.Struct("24xI")  # tcpi_unacked of struct tcp_info: of a listening socket, its backlog
+
+_log = structlog.get_logger("snorky.http")
+
+
+class Acceptor:
+    """Accepts for one port. make: makes the protocol of a connection. gate: refuses it, if the port is too busy."""
+
+    def __init__(self, make: Callable[[], asyncio.Protocol], gate: AcceptGate) -> None:
+        self._make = make
+        self._gate = gate
+        self._sockets: list[socket.socket] = []
+        self._taking: set[asyncio.Task[Any]] = set()
+        self._ahead = 0  # accepted in this turn, without a request; those of earlier turns are forgotten
+        self._timer: asyncio.TimerHandle | None = None  # while paused
+        self._measured: tuple[float, int] | None = None  # when it began, and how many since then; None = nobody waits
+
+    def listen(self, bound: socket.socket) -> None:
+        """Accept the connections of a listening socket, which is closed by `stop`."""
+        self._sockets.append(bound)
+        self._watch(bound)
+
+    def on_request(self) -> None:
+        """Note that a connection has sent a request, or has ended without one."""
+        if self._ahead:
+            self._ahead -= 1
+            if self._timer is not None and self._ahead <= AHEAD // 2:
+                self._resume()
+
+    async def stop(self) -> None:
+        """Accept those that wait in the backlog, because closing it resets them; then stop listening. Idempotent."""
+        if self._timer is not None:
+            self._resume()
+        for bound in self._sockets:
+            asyncio.get_running_loop().remove_reader(bound)
+            for _ in range(BACKLOG // PORTION):  # as many as can wait, and no later ones
+                if self._accept(bound, PORTION) < PORTION:
+                    break
+                await asyncio.sleep(0)
+            bound.close()
+        self._sockets.clear()
+        while self._taking:
+            await asyncio.wait(tuple(self._taking))
+
+    def _watch(self, bound: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(bound, self._on_ready, bound)
+
+    def _on_ready(self, bound: socket.socket) -> None:
+        wanted = min(PORTION, AHEAD - self._ahead)
+        accepted = self._accept(bound, wanted)
+        self._measure(bound, accepted, is_all=accepted < wanted)
+        if self._ahead >= AHEAD:
+            self._pause(PAUSE_S)
+
+    def _accept(self, bound: socket.socket, count: int) -> int:
+        """Accept so many connections, or as many as wait. Returns how many."""
+        loop = asyncio.get_running_loop()
+        for number in range(count):
+            try:
+                connection, _ = bound.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return number
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                _log.error("connections cannot be accepted", error=str(error), pause_s=EXHAUSTED_PAUSE_S)
+                self._pause(EXHAUSTED_PAUSE_S)
+                return number
+            connection.setblocking(False)
+            self._ahead += 1
+            task = loop.create_task(loop.connect_accepted_socket(self._make, connection))
+            self._taking.add(task)
+            task.add_done_callback(self._on_taken)
+        return count
+
+    def _on_taken(self, task: "asyncio.Task[Any]") -> None:
+        self._taking.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            _log.info("an accepted connection has ended at once", error=str(error))
+
+    def _measure(self, bound: socket.socket, accepted: int, *, is_all: bool) -> None:
+        """Estimate how long those in the backlog wait. is_all: nobody waits any more."""
+        now_s = asyncio.get_running_loop().time()
+        if is_all or self._measured is None:
+            self._measured = None if is_all else (now_s, accepted)
+            self._gate.wait_s = 0.0
+            return
+        began_s, before = self._measured
+        if now_s - began_s < MEASURE_S:
+            self._measured = began_s, before + accepted
+            return
+        (waiting,) = _WAITING.unpack_from(bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WAITING.size))
+        wait_s = waiting * (now_s - began_s) / max(before, 1)
+        self._gate.wait_s = wait_s if wait_s > WAIT_MAX_S else 0.0
+        self._measured = now_s, accepted
+
+    def _pause(self, pause_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        for bound in self._sockets:
+            loop.remove_reader(bound)
+        self._timer = loop.call_later(pause_s, self._resume)
+
+    def _resume(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._ahead = 0
+        for bound in self._sockets:
+            self._watch(bound)
