@@ -1,11 +1,12 @@
 """Shared by all tests: tests that need a missing program are skipped and listed; in CI that is an error."""
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SharedServers"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=("first", "all"), default="all", help="see tests/tiers.py")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage meanwhile; afterwards exempt the collected tests, some ten thousand, from garbage collection.
+
+    Otherwise Python searches them for garbage again and again while the tests run.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,14 +4,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
 
 from tests.support.deploy.files import (
     make_secrets,
     redis_conf,
 )
 from tests.support.deploy.redis import INSPECTOR, ShippedRedis
+from tests.support.processes.chromium import running_chromium
 from tests.support.processes.nodes import RedisProcess
 from tests.support.processes.tools import free_port
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    """Share one among the tests of a file: see tests/support/processes/chromium.py."""
+    async with running_chromium() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from typing import Any
 import jwt
 import pytest
 from aiohttp import web
-from playwright.async_api import async_playwright
+from playwright.async_api import Browser
 from redis.asyncio import Redis
 
 from snorky.client.aio import Publisher
-from tests.e2e.test_demo import ARGUMENTS
 from tests.support.clients.centrifuge_js import FOLDER, centrifuge_js, needs_centrifuge_js
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.fleet import SECRET, Fleet, running_fleet
-from tests.support.processes.tools import eventually, free_port, program
+from tests.support.processes.tools import eventually, free_port
 
 pytestmark = [pytest.mark.needs("redis-server", "nginx", "node"), needs_centrifuge_js]
 
@@ -204,8 +204,9 @@ async def served(script: str, port: int) -> AsyncIterator[str]:
 
 
 @pytest.mark.needs("chromium")
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("transport", ["websocket", "http_stream", "sse"])
-async def test_page_recovers_in_a_browser(tmp_path: Path, transport: str) -> None:
+async def test_page_recovers_in_a_browser(tmp_path: Path, chromium: Browser, transport: str) -> None:
     port, seen = free_port(), list[str]()
     env = ENV | {"SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([f"http://127.0.0.1:{port}"])}
     async with running_fleet(tmp_path, nodes=3, env=env) as fleet:
@@ -222,25 +223,21 @@ async def test_page_recovers_in_a_browser(tmp_path: Path, transport: str) -> Non
         """
         async with (
             served(script, port) as url,
-            async_playwright() as playwright,
+            closing_pages(chromium),
             Publisher(fleet.redis.url) as publisher,
         ):
-            chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-            try:
-                page = await chromium.new_page()
-                page.on("console", lambda line: seen.append(line.text) if line.type == "log" else None)
-                await page.goto(url)
+            page = await chromium.new_page()
+            page.on("console", lambda line: seen.append(line.text) if line.type == "log" else None)
+            await page.goto(url)
 
-                async def are_there(count: int) -> bool:
-                    return len(seen) >= count
+            async def are_there(count: int) -> bool:
+                return len(seen) >= count
 
-                await eventually(lambda: are_there(1), within_s=DEADLINE_S, what="the page is subscribed")
-                (node,) = [each for each in fleet.nodes if await each.metric("snorky_subscriptions")]
-                for number in range(100):
-                    if number == 30:
-                        node.kill()
-                    await publisher.publish(CHANNEL, number)
-                await eventually(lambda: are_there(102), within_s=DEADLINE_S, what="all messages have arrived")
-                assert [text for text in seen if text != "subscribed"] == list(map(str, range(100)))
-            finally:
-                await chromium.close()
+            await eventually(lambda: are_there(1), within_s=DEADLINE_S, what="the page is subscribed")
+            (node,) = [each for each in fleet.nodes if await each.metric("snorky_subscriptions")]
+            for number in range(100):
+                if number == 30:
+                    node.kill()
+                await publisher.publish(CHANNEL, number)
+            await eventually(lambda: are_there(102), within_s=DEADLINE_S, what="all messages have arrived")
+            assert [text for text in seen if text != "subscribed"] == list(map(str, range(100)))

@@ -6,24 +6,14 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.nodes import NodeProcess
-from tests.support.processes.tools import program
 
-pytestmark = pytest.mark.needs("chromium", "make")
+pytestmark = [pytest.mark.needs("chromium", "make"), pytest.mark.asyncio(loop_scope="module")]
 
 INSTALL_S = 300.0  # on a fresh clone `make demo` makes .venv first
-# Chromium as root in a container, and without its own background requests
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @asynccontextmanager
@@ -40,16 +30,6 @@ async def demo() -> AsyncIterator[NodeProcess]:
         await node.close()
 
 
-@asynccontextmanager
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        try:
-            yield opened
-        finally:
-            await opened.close()
-
-
 async def open_page(chromium: Browser, url: str, faults: list[str]) -> Page:
     """Open the demo page; errors of the browser go into `faults`."""
     page = await chromium.new_page()
@@ -60,9 +40,9 @@ async def open_page(chromium: Browser, url: str, faults: list[str]) -> Page:
     return page
 
 
-async def test_message_of_one_page_appears_in_the_other() -> None:
+async def test_message_of_one_page_appears_in_the_other(chromium: Browser) -> None:
     faults: list[str] = []
-    async with demo() as node, browser() as chromium:
+    async with demo() as node, closing_pages(chromium):
         url = f"http://127.0.0.1:{node.public_port}/"
         first, second = await open_page(chromium, url, faults), await open_page(chromium, url, faults)
         pane = first.get_by_test_id("pane-a")
@@ -78,9 +58,9 @@ async def test_message_of_one_page_appears_in_the_other() -> None:
         assert faults == []
 
 
-async def test_panes_of_both_encodings_receive_backend_publications() -> None:
+async def test_panes_of_both_encodings_receive_backend_publications(chromium: Browser) -> None:
     faults: list[str] = []
-    async with demo() as node, browser() as chromium:
+    async with demo() as node, closing_pages(chromium):
         page = await open_page(chromium, f"http://127.0.0.1:{node.public_port}/", faults)
         pane = page.get_by_test_id("pane-b")
         await pane.get_by_test_id("encoding-msgpack").check()

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.support.clients.js_crowd import JS
 from tests.support.processes.tools import ROOT, program
@@ -38,27 +39,30 @@ async def run(*argv: str, cwd: Path) -> str:
     return output.decode()
 
 
-@pytest.fixture
-async def project(tmp_path: Path) -> Path:
-    """Make a project with the packed client and the tools installed."""
-    source = tmp_path / "source"
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pack the client as npm does before it publishes it."""
+    place = tmp_path_factory.mktemp("pack")
+    source = place / "source"
     shutil.copytree(JS, source, ignore=shutil.ignore_patterns("node_modules", "types"))
     (source / "node_modules").symlink_to(JS / "node_modules")
-    await run(program("npm"), "pack", "--offline", "--pack-destination", str(tmp_path), cwd=source)
-    return _install(tmp_path)
+    await run(program("npm"), "pack", "--offline", "--pack-destination", str(place), cwd=source)
+    (found,) = place.glob("snorky-*.tgz")
+    return found
 
 
-def _install(directory: Path) -> Path:
-    project = directory / "project"
+@pytest.fixture
+def project(packed: Path, tmp_path: Path) -> Path:
+    """Make a project with the packed client and the tools installed."""
+    project = tmp_path / "project"
     shutil.copytree(FOLDER, project, ignore=shutil.ignore_patterns("node_modules"))
     installed = project / "node_modules"
     installed.mkdir()
     for tool in TOOLS.iterdir():
         (installed / tool.name).symlink_to(tool)
-    (packed,) = directory.glob("snorky-*.tgz")
     with tarfile.open(packed) as archive:
-        archive.extractall(directory / "packed", filter="data")
-    (directory / "packed" / "package").rename(installed / "snorky")
+        archive.extractall(tmp_path / "packed", filter="data")
+    (tmp_path / "packed" / "package").rename(installed / "snorky")
     return project
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
-from playwright.async_api import Page
+from playwright.async_api import Browser, Page
 
-from tests.e2e.test_demo import browser
 from tests.support.clients.js_crowd import JS
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.fleet import running_fleet
 
-pytestmark = pytest.mark.needs("chromium", "redis-server", "nginx")
+pytestmark = [pytest.mark.needs("chromium", "redis-server", "nginx"), pytest.mark.asyncio(loop_scope="module")]
 
 END = """async (url) => {
     const { connect } = await import("/client/snorky.js");
@@ -54,10 +55,10 @@ async def serving_pages() -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[tuple[Page, str, str]]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(tmp_path: Path, chromium: Browser) -> AsyncIterator[tuple[Page, str, str]]:
     """A page, the node that refuses it, and the page's origin."""
-    async with running_fleet(tmp_path, nodes=1) as fleet, serving_pages() as origin, browser() as chromium:
+    async with running_fleet(tmp_path, nodes=1) as fleet, serving_pages() as origin, closing_pages(chromium):
         page = await chromium.new_page()
         await page.goto(f"http://{origin}/")
         yield page, f"127.0.0.1:{fleet.nodes[0].public_port}", origin

@@ -17,16 +17,16 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
-from tests.e2e.test_demo import browser
 from tests.support.clients.centrifuge_js import FOLDER as CENTRIFUGE_JS
 from tests.support.clients.centrifuge_js import needs_centrifuge_js
 from tests.support.clients.pusher_js import SCRIPT, needs_pusher_js
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.nodes import GATEWAY, NodeProcess, Process, RedisProcess
 from tests.support.processes.tools import ROOT, free_port
 from tests.support.scenarios.documented_changes import apply_change, changed_lines, replaced
 from tests.support.scenarios.pages import code_block
 
-pytestmark = pytest.mark.needs("chromium", "redis-server")
+pytestmark = [pytest.mark.needs("chromium", "redis-server"), pytest.mark.asyncio(loop_scope="module")]
 
 NEWCOMER = ROOT / "tests" / "newcomer"
 PUSHER_PAGE = ROOT / "docs" / "migrate-from-pusher.md"
@@ -116,7 +116,9 @@ class Site:
 
 
 @asynccontextmanager
-async def running(chat: Chat, folder: Path, config: str, env: Mapping[str, str]) -> AsyncIterator[Site]:
+async def running(
+    chromium: Browser, chat: Chat, folder: Path, config: str, env: Mapping[str, str]
+) -> AsyncIterator[Site]:
     """Move a chat, and run it until the block ends. config: the document's. env: of node and backend."""
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(RedisProcess.running(folder))
@@ -130,7 +132,7 @@ async def running(chat: Chat, folder: Path, config: str, env: Mapping[str, str])
         backend = Process([sys.executable, "backend.py", str(port)], env=env, cwd=folder, ready="Running on")
         stack.push_async_callback(backend.close)
         await backend.wait_ready()
-        chromium = await stack.enter_async_context(browser())
+        await stack.enter_async_context(closing_pages(chromium))
         site = Site(chat, origin, chromium, node, redis.url, [])
         try:
             yield site
@@ -168,8 +170,8 @@ def pusher_config() -> str:
 
 
 @needs_pusher_js
-async def test_chat_of_hosted_pusher_works_with_the_documented_changes(tmp_path: Path) -> None:
-    async with running(PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
+async def test_chat_of_hosted_pusher_works_with_the_documented_changes(tmp_path: Path, chromium: Browser) -> None:
+    async with running(chromium, PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
         ann = await site.open("/?user=ann")
         await expect(ann.locator("#state")).to_have_text("connected", timeout=SHOWN_MS)
         await shows(ann, "members", "Ann")
@@ -193,8 +195,8 @@ async def test_chat_of_hosted_pusher_works_with_the_documented_changes(tmp_path:
 
 
 @needs_pusher_js
-async def test_page_of_hosted_pusher_comes_back_when_its_node_was_restarted(tmp_path: Path) -> None:
-    async with running(PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
+async def test_page_of_hosted_pusher_comes_back_when_its_node_was_restarted(tmp_path: Path, chromium: Browser) -> None:
+    async with running(chromium, PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
         ann = await site.open("/?user=ann")
         await shows(ann, "members", "Ann")
         ports = {
@@ -214,8 +216,8 @@ async def test_page_of_hosted_pusher_comes_back_when_its_node_was_restarted(tmp_
 
 
 @needs_pusher_js
-async def test_page_of_hosted_pusher_works_without_websockets(tmp_path: Path) -> None:
-    async with running(PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
+async def test_page_of_hosted_pusher_works_without_websockets(tmp_path: Path, chromium: Browser) -> None:
+    async with running(chromium, PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
         site.has_websockets = False
         page, port = tmp_path / "page.html", str(site.node.public_port)
         options = code_block(PUSHER_PAGE, "js pusher-js", containing="httpHost")
@@ -234,9 +236,9 @@ async def test_page_of_hosted_pusher_works_without_websockets(tmp_path: Path) ->
 
 @needs_pusher_js
 @pytest.mark.parametrize("broadcaster", ["pusher", "reverb"])
-async def test_options_of_laravel_echo_on_the_page_connect(tmp_path: Path, broadcaster: str) -> None:
+async def test_options_of_laravel_echo_on_the_page_connect(tmp_path: Path, chromium: Browser, broadcaster: str) -> None:
     options = code_block(PUSHER_PAGE, "js echo", containing="new Echo")
-    async with running(PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
+    async with running(chromium, PUSHER, tmp_path, pusher_config(), {"PUSHER_SECRET": SECRET}) as site:
         page = await site.open("/?user=ann")
         await page.add_script_tag(path=ECHO)
         await page.add_script_tag(content="window.Echo = Echo.default;")  # as `import Echo from "laravel-echo"` does
@@ -249,11 +251,11 @@ async def test_options_of_laravel_echo_on_the_page_connect(tmp_path: Path, broad
 
 
 @needs_centrifuge_js
-async def test_chat_of_centrifugo_works_with_the_documented_changes(tmp_path: Path) -> None:
+async def test_chat_of_centrifugo_works_with_the_documented_changes(tmp_path: Path, chromium: Browser) -> None:
     config = code_block(CENTRIFUGO_PAGE, "toml centrifugo", containing="[services.pubsub]")
     secrets = {"made by: openssl rand -hex 32, too": API_KEY, "made by: openssl rand -hex 32": SECRET}
     env = {"CENTRIFUGO_TOKEN_SECRET": SECRET, "CENTRIFUGO_API_KEY": API_KEY}
-    async with running(CENTRIFUGO, tmp_path, replaced(config, **secrets), env) as site:
+    async with running(chromium, CENTRIFUGO, tmp_path, replaced(config, **secrets), env) as site:
         ann = await site.open("/?user=ann")
         await expect(ann.locator("#state")).to_have_text("connected", timeout=SHOWN_MS)
         await shows(ann, "members", "ann")

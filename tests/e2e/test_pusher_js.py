@@ -16,15 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import async_playwright
+from playwright.async_api import Browser
 from redis.asyncio import Redis
 
-from tests.e2e.test_demo import ARGUMENTS
 from tests.support.clients.js_process import JSProcess
 from tests.support.clients.pusher_js import SCRIPT, gateway_of, needs_pusher_js, pusher_js
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.fleet import Fleet, running_fleet
 from tests.support.processes.proxy import FaultProxy
-from tests.support.processes.tools import eventually, program
+from tests.support.processes.tools import eventually
 from tests.support.servers.pusher_backend import ENV as APP
 from tests.support.servers.pusher_backend import KEY, PusherBackend
 
@@ -333,7 +333,8 @@ async def test_states_of_a_connection_and_pings(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("chromium")
-async def test_page_is_in_its_room_again_after_its_node_was_killed(tmp_path: Path) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_page_is_in_its_room_again_after_its_node_was_killed(tmp_path: Path, chromium: Browser) -> None:
     seen = list[dict[str, Any]]()
 
     async def have_come(kind: str, count: int) -> None:
@@ -342,29 +343,25 @@ async def test_page_is_in_its_room_again_after_its_node_was_killed(tmp_path: Pat
 
         await eventually(is_so, within_s=DEADLINE_S, what=f"{count} times {kind} in {seen}")
 
-    async with PusherBackend(script=SCRIPT) as backend, async_playwright() as playwright:
+    async with PusherBackend(script=SCRIPT) as backend, closing_pages(chromium):
         env = ENV | {"SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([backend.url])}
         async with running_fleet(tmp_path, nodes=3, env=env) as fleet:
             gateway = gateway_of(fleet)
             backend.page = page_of(gateway)
-            chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-            try:
-                page = await chromium.new_page()
-                page.on("console", lambda line: seen.append(json.loads(line.text)) if line.type == "log" else None)
-                await page.goto(backend.url)
-                await have_come("subscribed", 1)
-                (node,) = [each for each in fleet.nodes if await each.metric("snorky_subscriptions")]
-                async with pusher_js(gateway, backend, channels=[ROOM], users=["bob"]) as other:
-                    assert (await other.until("subscribed"))[0]["members"]["each"] == {"ann": ANN, "bob": BOB}
-                    await have_come("added", 1)
-                    node.kill()
-                    await have_come("subscribed", 2)
-                    await backend.publish(gateway, "news", "after", [ROOM])
-                    await have_come("news", 1)
-                    await other.until("event")
-                    assert not other.of("removed") and not other.of("added"), "for bob, ann has never left"
-            finally:
-                await chromium.close()
+            page = await chromium.new_page()
+            page.on("console", lambda line: seen.append(json.loads(line.text)) if line.type == "log" else None)
+            await page.goto(backend.url)
+            await have_come("subscribed", 1)
+            (node,) = [each for each in fleet.nodes if await each.metric("snorky_subscriptions")]
+            async with pusher_js(gateway, backend, channels=[ROOM], users=["bob"]) as other:
+                assert (await other.until("subscribed"))[0]["members"]["each"] == {"ann": ANN, "bob": BOB}
+                await have_come("added", 1)
+                node.kill()
+                await have_come("subscribed", 2)
+                await backend.publish(gateway, "news", "after", [ROOM])
+                await have_come("news", 1)
+                await other.until("event")
+                assert not other.of("removed") and not other.of("added"), "for bob, ann has never left"
     states = [each["state"] for each in seen if each["kind"] == "state"]
     assert states[-3:] == ["connected", "connecting", "connected"] and states.count("connected") == 2
     last = [each for each in seen if each["kind"] == "subscribed"][1]

@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Browser as ChromiumBrowser
-from playwright.async_api import async_playwright
 
-from tests.e2e.test_demo import ARGUMENTS
 from tests.e2e.test_sockjs import NODES, House, Running, house
 from tests.support.clients.js_process import JSProcess
 from tests.support.clients.pusher_js import FOLDER, needs_pusher_js, pusher_js
 from tests.support.processes.balancer import running_haproxy
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.nodes import NodeProcess
-from tests.support.processes.tools import eventually, program
+from tests.support.processes.tools import eventually
 from tests.support.servers.pusher_backend import ENV, KEY, PusherBackend
 
 pytestmark = [pytest.mark.needs("redis-server", "nginx", "node"), needs_pusher_js]
@@ -128,22 +127,23 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(directory: Path) -> AsyncIterator[Stage]:
+async def stage(directory: Path, chromium: ChromiumBrowser) -> AsyncIterator[Stage]:
     """Run all of them until the block ends."""
     async with AsyncExitStack() as stack:
         backend = await stack.enter_async_context(PusherBackend(page=PAGE, script=SCRIPT))
         settings = ENV | {"SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([backend.url])}
         there = await stack.enter_async_context(house(directory, NODES, settings))
-        playwright = await stack.enter_async_context(async_playwright())
-        chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        stack.push_async_callback(chromium.close)
+        await stack.enter_async_context(closing_pages(chromium))
         yield Stage(there, backend, chromium)
 
 
 @pytest.mark.needs("chromium")
+@pytest.mark.asyncio(loop_scope="module")
 @each_transport
-async def test_page_without_websockets_gets_all_events_in_order(tmp_path: Path, transport: str) -> None:
-    async with stage(tmp_path) as running:
+async def test_page_without_websockets_gets_all_events_in_order(
+    tmp_path: Path, chromium: ChromiumBrowser, transport: str
+) -> None:
+    async with stage(tmp_path, chromium) as running:
         tab = await running.tab(transport)
         await tab.connected()
         await tab.subscribe("orders")
@@ -161,8 +161,9 @@ async def test_page_without_websockets_gets_all_events_in_order(tmp_path: Path, 
 
 
 @pytest.mark.needs("chromium")
-async def test_pages_without_websockets_see_and_hear_each_other(tmp_path: Path) -> None:
-    async with stage(tmp_path) as running:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_pages_without_websockets_see_and_hear_each_other(tmp_path: Path, chromium: ChromiumBrowser) -> None:
+    async with stage(tmp_path, chromium) as running:
         ann, bob = [
             await running.tab(transport, user) for transport, user in zip(TRANSPORTS, ("ann", "bob"), strict=True)
         ]
@@ -179,9 +180,12 @@ async def test_pages_without_websockets_see_and_hear_each_other(tmp_path: Path) 
 
 
 @pytest.mark.needs("chromium")
+@pytest.mark.asyncio(loop_scope="module")
 @each_transport
-async def test_page_is_told_when_it_must_not_come_back(tmp_path: Path, transport: str) -> None:
-    async with stage(tmp_path) as running:
+async def test_page_is_told_when_it_must_not_come_back(
+    tmp_path: Path, chromium: ChromiumBrowser, transport: str
+) -> None:
+    async with stage(tmp_path, chromium) as running:
         tab = await running.tab(transport, key="unknown")
         assert await tab.next("error") == 4001
         assert await tab.next("state") == "disconnected"
@@ -191,9 +195,12 @@ async def test_page_is_told_when_it_must_not_come_back(tmp_path: Path, transport
 
 
 @pytest.mark.needs("chromium")
+@pytest.mark.asyncio(loop_scope="module")
 @each_transport
-async def test_page_comes_back_after_its_node_has_gone(tmp_path: Path, transport: str) -> None:
-    async with stage(tmp_path) as running:
+async def test_page_comes_back_after_its_node_has_gone(
+    tmp_path: Path, chromium: ChromiumBrowser, transport: str
+) -> None:
+    async with stage(tmp_path, chromium) as running:
         tab = await running.tab(transport)
         await tab.connected()
         await tab.subscribe("orders")

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from playwright.async_api import Browser as ChromiumBrowser
-from playwright.async_api import Page, Route, async_playwright
+from playwright.async_api import Page, Route
 
-from tests.e2e.test_demo import ARGUMENTS
 from tests.e2e.test_sockjs import NODES, House, asked, house
 from tests.support.clients.sockjs_client import FOLDER, needs_sockjs_client
 from tests.support.processes.balancer import Balancer
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.nodes import NodeProcess
-from tests.support.processes.tools import eventually, free_port, program
+from tests.support.processes.tools import eventually, free_port
 
 OTHER_ORIGIN = (
     "websocket",
@@ -39,7 +39,11 @@ SAME_ORIGIN = ("htmlfile", "xhr-streaming", "jsonp-polling")
 DEADLINE_S = 20.0
 SCRIPT = FOLDER / "node_modules" / "sockjs-client" / "dist" / "sockjs.min.js"
 
-pytestmark = [pytest.mark.needs("chromium", "redis-server", "nginx"), needs_sockjs_client]
+pytestmark = [
+    pytest.mark.needs("chromium", "redis-server", "nginx"),
+    needs_sockjs_client,
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 PAGE = """<!DOCTYPE html><title>SockJS</title><body><script src="%s/sockjs.min.js"></script><script>
   function connect(url, transport) {
@@ -137,7 +141,9 @@ class Browser:
 
 
 @asynccontextmanager
-async def browser(directory: Path, *, is_same_origin: bool = False) -> AsyncIterator[Browser]:
+async def browser(
+    directory: Path, chromium: ChromiumBrowser, *, is_same_origin: bool = False
+) -> AsyncIterator[Browser]:
     """Run all of them until the block ends."""
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(pages(free_port()))
@@ -146,15 +152,15 @@ async def browser(directory: Path, *, is_same_origin: bool = False) -> AsyncIter
             "SNORKY_PUBLIC__SOCKJS_CLIENT_URL": f"{origin}/sockjs.min.js",
         }
         there = await stack.enter_async_context(house(directory, NODES, settings))
-        playwright = await stack.enter_async_context(async_playwright())
-        chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        stack.push_async_callback(chromium.close)
+        await stack.enter_async_context(closing_pages(chromium))
         yield Browser(there, origin, chromium)
 
 
 @pytest.mark.parametrize("is_same_origin", [False, True], ids=["of another origin", "of the same origin"])
-async def test_the_real_client_talks_in_a_browser_by_every_transport(is_same_origin: bool, tmp_path: Path) -> None:
-    async with browser(tmp_path, is_same_origin=is_same_origin) as running:
+async def test_the_real_client_talks_in_a_browser_by_every_transport(
+    is_same_origin: bool, tmp_path: Path, chromium: ChromiumBrowser
+) -> None:
+    async with browser(tmp_path, chromium, is_same_origin=is_same_origin) as running:
         there, clients, owners = running.there, dict[str, BrowserClient](), dict[str, NodeProcess]()
         for transport in SAME_ORIGIN if is_same_origin else OTHER_ORIGIN:
             assert there.balancer is not None
@@ -202,8 +208,8 @@ async def talk(there: House, client: BrowserClient, channel: str) -> None:
     assert echoes == [f"é😀{number}" for number in range(10)]
 
 
-async def test_a_stream_in_a_browser_notices_that_its_node_is_killed(tmp_path: Path) -> None:
-    async with browser(tmp_path) as running:
+async def test_a_stream_in_a_browser_notices_that_its_node_is_killed(tmp_path: Path, chromium: ChromiumBrowser) -> None:
+    async with browser(tmp_path, chromium) as running:
         client = await running.client("xhr-streaming")
         (owner,) = [node for node in running.there.nodes if await node.metric("snorky_connections")]
         owner.kill()

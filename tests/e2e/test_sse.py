@@ -13,14 +13,14 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from playwright.async_api import async_playwright
+from playwright.async_api import Browser
 from redis.asyncio import Redis
 
 from snorky.client.aio import Publisher
 from snorky.client.tokens import Signer
-from tests.e2e.test_demo import ARGUMENTS
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.fleet import SECRET, Fleet, running_fleet
-from tests.support.processes.tools import ROOT, eventually, free_port, program
+from tests.support.processes.tools import ROOT, eventually, free_port
 from tests.support.scenarios.pages import code_block
 
 pytestmark = pytest.mark.needs("redis-server", "nginx")
@@ -159,12 +159,15 @@ async def served(block: str, fleet: Fleet, call: str, port: int) -> AsyncIterato
 
 
 @pytest.mark.needs("chromium")
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("example", "channel", "call"),
     [("sse", "news", ""), ("ticket", "orders:ann", 'listen("orders:ann", (order) => console.log(order));')],
 )
 @pytest.mark.parametrize("fault", ["kill", "replace"])
-async def test_example_recovers_in_a_browser(tmp_path: Path, example: str, channel: str, call: str, fault: str) -> None:
+async def test_example_recovers_in_a_browser(
+    tmp_path: Path, chromium: Browser, example: str, channel: str, call: str, fault: str
+) -> None:
     """kill: one of three nodes behind nginx. replace: the only node drains, and another starts on its port."""
     page_of_docs = ROOT / "docs" / "other-protocols.md"
     block = code_block(page_of_docs, f"js {example}", containing="new EventSource")
@@ -173,45 +176,41 @@ async def test_example_recovers_in_a_browser(tmp_path: Path, example: str, chann
     seen: list[str] = []
     nodes = 3 if fault == "kill" else 1
     async with running_fleet(tmp_path, nodes=nodes, env=env) as fleet, served(block, fleet, call, port) as url:
-        async with async_playwright() as playwright, Publisher(fleet.redis.url) as publisher:
-            chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-            try:
-                page = await chromium.new_page()
-                page.on("console", lambda line: seen.append(line.text) if line.type == "log" else None)
-                await page.goto(url)
+        async with closing_pages(chromium), Publisher(fleet.redis.url) as publisher:
+            page = await chromium.new_page()
+            page.on("console", lambda line: seen.append(line.text) if line.type == "log" else None)
+            await page.goto(url)
 
-                async def is_open() -> bool:
-                    return await fleet.metric("snorky_subscriptions") == 1
+            async def is_open() -> bool:
+                return await fleet.metric("snorky_subscriptions") == 1
 
-                async def is_heard() -> bool:
-                    await publisher.publish(channel, "before")
-                    return "before" in seen
+            async def is_heard() -> bool:
+                await publisher.publish(channel, "before")
+                return "before" in seen
 
-                await eventually(is_open, within_s=DEADLINE_S, what="the stream is open")
-                await eventually(is_heard, within_s=DEADLINE_S, what="the page has a position")
-                if fault == "replace":
-                    fleet.nodes[0].terminate()
-                else:
-                    open_here = [node for node in fleet.nodes if await node.metric("snorky_subscriptions")]
-                    open_here[0].kill()
-                for number in range(100):
-                    await publisher.publish(channel, number)
-                if fault == "replace":
-                    await fleet.replace(0)
+            await eventually(is_open, within_s=DEADLINE_S, what="the stream is open")
+            await eventually(is_heard, within_s=DEADLINE_S, what="the page has a position")
+            if fault == "replace":
+                fleet.nodes[0].terminate()
+            else:
+                open_here = [node for node in fleet.nodes if await node.metric("snorky_subscriptions")]
+                open_here[0].kill()
+            for number in range(100):
+                await publisher.publish(channel, number)
+            if fault == "replace":
+                await fleet.replace(0)
 
-                def since() -> list[str]:
-                    return [text for text in seen if text != "before"]
+            def since() -> list[str]:
+                return [text for text in seen if text != "before"]
 
-                async def all_there() -> bool:
-                    return len(since()) >= 100
+            async def all_there() -> bool:
+                return len(since()) >= 100
 
-                await eventually(all_there, within_s=DEADLINE_S, what="all messages have arrived")
-                await publisher.publish(channel, "last")
+            await eventually(all_there, within_s=DEADLINE_S, what="all messages have arrived")
+            await publisher.publish(channel, "last")
 
-                async def is_last_there() -> bool:
-                    return seen[-1] == "last"
+            async def is_last_there() -> bool:
+                return seen[-1] == "last"
 
-                await eventually(is_last_there, within_s=DEADLINE_S, what="the last one has arrived")
-                assert since() == [*map(str, range(100)), "last"]
-            finally:
-                await chromium.close()
+            await eventually(is_last_there, within_s=DEADLINE_S, what="the last one has arrived")
+            assert since() == [*map(str, range(100)), "last"]

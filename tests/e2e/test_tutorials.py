@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.e2e.test_demo import browser
+from tests.support.processes.chromium import closing_pages
 from tests.support.processes.nodes import NodeProcess, Process, RedisProcess, clean_environment
 from tests.support.processes.tools import ROOT, free_port
 from tests.support.scenarios.tokens import SECRET
@@ -99,7 +99,9 @@ def prepare(tutorial: Tutorial, tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "clients", tmp_path / "clients", ignore=kept)
     (tmp_path / "Makefile").write_text("install: .venv\n")
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    run(tutorial.shell()[0], tmp_path, {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"})
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
+    # pip reads this 0 as --no-compile: Python compiles what it imports, a fraction of Django
+    run(tutorial.shell()[0], tmp_path, {**env, "PIP_NO_COMPILE": "0"})
     folder = tmp_path / tutorial.folder
     for name, text in tutorial.files().items():
         if name.startswith("append "):
@@ -138,12 +140,12 @@ def gateway_of(tutorial: Tutorial, folder: Path, env: dict[str, str]) -> NodePro
 
 
 @asynccontextmanager
-async def followed(tutorial: Tutorial, tmp_path: Path) -> AsyncIterator[Shop]:
+async def followed(tutorial: Tutorial, tmp_path: Path, chromium: Browser) -> AsyncIterator[Shop]:
     """Follow a tutorial until its servers run."""
     folder = await asyncio.to_thread(prepare, tutorial, tmp_path)
     app_port, public_port = free_port(), free_port()
     origin = f"http://127.0.0.1:{app_port}"
-    async with RedisProcess.running(tmp_path) as redis, browser() as chromium:
+    async with RedisProcess.running(tmp_path) as redis, closing_pages(chromium):
         env = {
             "SNORKY_REDIS_URL": redis.url,
             "SNORKY_AUTH__HMAC_SECRET": SECRET,
@@ -180,9 +182,12 @@ async def shows(page: Page, what: str, *texts: str) -> None:
     await expect(page.locator(f"#{what} li")).to_have_text(list(texts), timeout=SHOWN_MS)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("tutorial", [FASTAPI, DJANGO], ids=["fastapi", "django"])
-async def test_newcomer_gets_live_orders_that_survive_the_gateway(tutorial: Tutorial, tmp_path: Path) -> None:
-    async with followed(tutorial, tmp_path) as shop:
+async def test_newcomer_gets_live_orders_that_survive_the_gateway(
+    tutorial: Tutorial, tmp_path: Path, chromium: Browser
+) -> None:
+    async with followed(tutorial, tmp_path, chromium) as shop:
         ann, bob = [await shop.open(name, tutorial.first_page) for name in ("ann", "bob")]
         for page in (ann, bob):
             await expect(page.locator("#operators")).to_have_text(tutorial.operators, timeout=SHOWN_MS)

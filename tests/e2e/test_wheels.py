@@ -145,8 +145,8 @@ def copy_tree(tree: Path) -> None:
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with setuptools."""
     place = tmp_path_factory.mktemp("tools")
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", place)
-    run(*pip, "setuptools>=77", cwd=place)
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check")
+    run(*pip, "--target", place, "setuptools>=77", cwd=place)
     return place
 
 
@@ -159,21 +159,29 @@ def built(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Built,
     return gateway, build(tree / "clients" / "python", place / "client", tools)
 
 
-@pytest.fixture
-def shop(built: tuple[Built, Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A project, and an environment with both wheels in it. Their dependencies are those of the tests' environment."""
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    project, environment = tmp_path / "project", tmp_path / "environment"
-    for name, text in PROJECT.items():
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        (project / name).write_text(text)
-    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def environment(built: tuple[Built, Built], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with both wheels in it. Their dependencies are those of the tests' environment."""
+    place = tmp_path_factory.mktemp("shop")
+    environment = place / "environment"
+    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=place)
     python = environment / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
-    run(*pip, *(each.wheel for each in built), cwd=tmp_path)
+    run(*pip, *(each.wheel for each in built), cwd=place)
     (packages,) = environment.glob("lib/*/site-packages")
     # .pth files in there, which put our own folders on the path, are not read: it is no site directory
     (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    return environment
+
+
+@pytest.fixture
+def shop(environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A project of its own for each test, and the environment."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    project = tmp_path / "project"
+    for name, text in PROJECT.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
     return project, environment
 
 

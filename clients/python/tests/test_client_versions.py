@@ -48,17 +48,27 @@ def _python(minor: int) -> str:
     pytest.skip(f"needs Python 3.{minor}")
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the package's wheel as pip does before it installs the package."""
+    place = tmp_path_factory.mktemp("package")
+    package = shutil.copytree(
+        _PACKAGE, place / "package", ignore=shutil.ignore_patterns("tests", "build", "*.egg-info")
+    )
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check")
+    _run(*pip, "--wheel-dir", str(place), str(package), cwd=place)
+    (built,) = place.glob("*.whl")
+    return built
+
+
 @pytest.mark.timeout(2 * _DEADLINE_S)
 @pytest.mark.parametrize(
     ("versions", "minor"), [(_OLDEST, 11), (_BETWEEN, 11), (_NEWEST, 12)], ids=["oldest", "between", "newest"]
 )
-def test_package_works_with(versions: list[str], minor: int, tmp_path: Path) -> None:
+def test_package_works_with(versions: list[str], minor: int, wheel: Path, tmp_path: Path) -> None:
     python = str(tmp_path / "venv/bin/python")
     _run(_python(minor), "-m", "venv", "--without-pip", str(tmp_path / "venv"), cwd=tmp_path)
-    package = shutil.copytree(
-        _PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("tests", "build", "*.egg-info")
-    )
-    wanted = [f"{package}[redis,django,realtime,tokens]", *versions, *_TOOLS]
+    wanted = [f"{wheel}[redis,django,realtime,tokens]", *versions, *_TOOLS]
     pip = (sys.executable, "-m", "pip", "--python", python)  # another pip would be more to install than the package
     _run(*pip, "install", "--quiet", "--no-compile", "--disable-pip-version-check", *wanted, cwd=tmp_path)
     files = [
