@@ -69,7 +69,7 @@ format: $(STAMP)  ## format the code and fix what ruff can fix
 
 check: lint test-all  ## what CI runs after make test
 
-bench: $(STAMP)  ## one table: this gateway, a C loop of send(), and naive aiohttp
+bench: $(STAMP)  ## one table: this gateway, a C loop of send(), and naive aiohttp; ARGS=--peers: beside other servers
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 faults: $(STAMP) bootstrap  ## every fault of the table of promises, under load: one table; ARGS="--only kill flush"

@@ -8,7 +8,15 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.report.goals import call_goals, connect_goals, goals, growth_goals, protocol_goals, storm_goals
+from benchmarks.report.goals import (
+    call_goals,
+    connect_goals,
+    goals,
+    growth_goals,
+    peer_goals,
+    protocol_goals,
+    storm_goals,
+)
 from benchmarks.report.table import (
     before_connection_rows,
     before_rows,
@@ -17,6 +25,7 @@ from benchmarks.report.table import (
     fanout_rows,
     growth_rows,
     inbound_rows,
+    peer_rows,
     protocol_rows,
     storm_rows,
     sustained_rows,
@@ -26,11 +35,13 @@ from benchmarks.scenarios.connections import Connections, connect, medians
 from benchmarks.scenarios.fanout import Cell, measure
 from benchmarks.scenarios.growth import Growth, grow
 from benchmarks.scenarios.inbound import Inbound, flood
+from benchmarks.scenarios.peers import PYTHON_PATH, compare
 from benchmarks.scenarios.storm import Storm, storm
 from benchmarks.scenarios.sustained import Sustained, sustain
 from benchmarks.servers.protocols import protocols
 from benchmarks.servers.redis_server import NoRedis, RedisServer
 from benchmarks.servers.variants import (
+    BASELINE,
     BEFORE,
     GATEWAY,
     NAIVE_CONNECTION,
@@ -40,7 +51,7 @@ from benchmarks.servers.variants import (
     variants,
 )
 from benchmarks.support.child import ChildFailed, raise_file_limit
-from benchmarks.support.machine import describe
+from benchmarks.support.machine import describe, roles
 from benchmarks.support.message import subscribe
 
 __all__: list[str] = []
@@ -60,6 +71,11 @@ def main() -> int:
     parser.add_argument(
         "--before", type=Path, metavar="PATH", help="another clone: its fan-out, connections and calls, too"
     )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="only the fan-out, beside other servers, which are installed in a cache folder",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, also for `snorky capacity`")
     options = parser.parse_args()
     if options.before and not gateway_module(options.before):
@@ -67,7 +83,11 @@ def main() -> int:
     sections = options.only or SECTIONS
     if options.before and not {"fanout", "connections", "inbound"} & set(sections):
         parser.error("--before compares fan-out, connections and calls, and --only leaves them out")
+    if options.peers and (options.only or options.before):
+        parser.error("--peers is a run of its own, without --only and --before")
     files = raise_file_limit()
+    if options.peers:
+        return _beside_peers(options)
     lines, faults = describe(), list[str]()
     cells: list[Cell] = []
     by_protocol: list[Cell] = []
@@ -151,6 +171,16 @@ def main() -> int:
         lines += ["", *rows] if rows else []
     print("\n".join(lines))
     return int(is_failed)
+
+
+def _beside_peers(options: argparse.Namespace) -> int:
+    lines = [*describe(), roles()]
+    cells, remarks = compare(is_quick=options.quick, note=_note)
+    if options.json:
+        print(json.dumps({"machine": lines, "remarks": remarks, "peers": [*map(asdict, cells)]}, indent=2))
+    else:
+        print("\n".join([*lines, "", *peer_rows(cells), *remarks, "", *map(str, peer_goals(cells))]))
+    return int(any(cell.fault for cell in cells if cell.variant in (BASELINE, GATEWAY, PYTHON_PATH)))
 
 
 def _connections(number: int, before: Path | None) -> list[Connections]:

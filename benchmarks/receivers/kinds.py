@@ -6,7 +6,7 @@ from typing import Final
 
 from benchmarks.support.message import PATH, centrifuge, centrifuge_protobuf, pusher, subscribe
 
-__all__ = ["CENTRIFUGE", "CENTRIFUGE_PROTOBUF", "PLAIN", "PUSHER", "SNORKY", "Kind"]
+__all__ = ["CENTRIFUGE", "CENTRIFUGE_PROTOBUF", "PLAIN", "PUSHER", "SNORKY", "SOCKET_IO", "Kind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +29,5 @@ CENTRIFUGE_PROTOBUF: Final = Kind(
     "Centrifuge, Protobuf", "/connection/websocket?format=protobuf", centrifuge_protobuf, 2
 )
 PUSHER: Final = Kind("Pusher", "/app/bench?protocol=7", pusher, 2)
+# Engine.IO sends a first text itself; "40" connects to the default namespace, and is answered
+SOCKET_IO: Final = Kind("Socket.IO", "/socket.io/?EIO=4&transport=websocket", lambda _: "40", 2)

@@ -4,16 +4,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.peers.servers import BUN, UWS
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.fanout import Cell
 from benchmarks.scenarios.growth import Growth
 from benchmarks.scenarios.inbound import Inbound
+from benchmarks.scenarios.peers import PEER_BURSTS, PYTHON_PATH
 from benchmarks.scenarios.storm import Storm
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import MIXED, SNORKY_AGAIN, SNORKY_ALONE
-from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE, NAIVE_CONNECTION
+from benchmarks.servers.variants import BASELINE, BASELINE_RING, GATEWAY, NAIVE, NAIVE_CONNECTION
 
-__all__ = ["Goal", "call_goals", "connect_goals", "goals", "growth_goals", "protocol_goals", "storm_goals"]
+__all__ = [
+    "Goal",
+    "call_goals",
+    "connect_goals",
+    "goals",
+    "growth_goals",
+    "peer_goals",
+    "protocol_goals",
+    "storm_goals",
+]
 
 CLIENTS = 1_000  # number of clients for the goals of fan-out
 
@@ -81,6 +92,24 @@ def protocol_goals(cells: Sequence[Cell]) -> list[Goal]:
         Goal(f"CPU of a delivery / Snorky's, {variant}", worst.get(variant), at_most=1.2 if variant == MIXED else 1.1)
         for variant in dict.fromkeys(cell.variant for cell in cells)
         if variant not in (SNORKY_ALONE, SNORKY_AGAIN)
+    ]
+
+
+def peer_goals(cells: Sequence[Cell]) -> list[Goal]:
+    """Compare the fan-out with other servers, and to few clients with the node without the extension module."""
+    found = {(cell.variant, cell.connections, cell.burst): cell for cell in cells if not cell.fault}
+
+    def goal(connections: int, burst: int, other: str, at_least: float) -> Goal:
+        ours, theirs = (found.get((name, connections, burst)) for name in (GATEWAY, other))
+        what = "single" if burst == 1 else f"burst of {burst}"
+        figure = ours.ratio_to(theirs) if ours and theirs else None
+        return Goal(f"{what}, {connections:,} clients, x {other}", figure, at_least=at_least)
+
+    singles = {BASELINE_RING: 1.0, BASELINE: 0.9, BUN: 1.1, UWS: 1.1}
+    return [
+        *(goal(CLIENTS, 1, other, at_least) for other, at_least in singles.items()),
+        *(goal(CLIENTS, PEER_BURSTS[-1], other, 1.1) for other in (BUN, UWS)),
+        *(goal(few, burst, PYTHON_PATH, 1.0) for few in (10, 100) for burst in PEER_BURSTS),
     ]
 
 

@@ -1,5 +1,6 @@
 """The table: figures as lines of aligned text."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
@@ -11,7 +12,7 @@ from benchmarks.scenarios.inbound import Inbound
 from benchmarks.scenarios.storm import Storm
 from benchmarks.scenarios.sustained import Sustained
 from benchmarks.servers.protocols import SNORKY_ALONE
-from benchmarks.servers.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
+from benchmarks.servers.variants import BASELINE, BASELINE_RING, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
 from snorky.gateway.runtime.commands.capacity_model import Figures, Load, node_cpu
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "fanout_rows",
     "growth_rows",
     "inbound_rows",
+    "peer_rows",
     "protocol_rows",
     "storm_rows",
     "sustained_rows",
@@ -48,6 +50,33 @@ def fanout_rows(cells: Sequence[Cell]) -> list[str]:
     if BASELINE not in {cell.variant for cell in cells}:
         lines.append(f"{BASELINE}: no gcc, not measured")
     return lines
+
+
+def peer_rows(cells: Sequence[Cell]) -> list[str]:
+    """One line per server and number of clients, and one per server that could not be measured."""
+    by_key = {(cell.variant, cell.connections, cell.burst): cell for cell in cells}
+    bursts = list(dict.fromkeys(cell.burst for cell in cells))
+    table = [["CPU per delivery", "clients"]]
+    for burst in bursts:
+        table[0] += [
+            "one: us min" if burst == 1 else f"x{burst}: us min",
+            "median",
+            "ksoftirqd",
+            "x send",
+            "x io_uring",
+        ]
+    for variant, connections in dict.fromkeys((cell.variant, cell.connections) for cell in cells if not cell.fault):
+        row = [variant, f"{connections:,}"]
+        for burst in bursts:
+            cell = by_key[variant, connections, burst]
+            if cell.fault:
+                row += ["failed", "", "", "", ""]
+                continue
+            row += [f"{each:.2f}" for each in (cell.min_us, cell.median_us, statistics.median(cell.ksoftirqd_us))]
+            row += [_ratio(cell, by_key.get((name, connections, burst))) for name in (BASELINE, BASELINE_RING)]
+        table.append(row)
+    faults = dict.fromkeys((cell.variant, cell.fault.splitlines()[0]) for cell in cells if cell.fault)
+    return [*_aligned(table), *(f"{variant}: {fault}" for variant, fault in faults)]
 
 
 def before_rows(cells: Sequence[Cell]) -> list[str]:

@@ -1,8 +1,8 @@
 """A node of this gateway to be measured, assembled as `snorky serve` does it, on uvloop.
 
-    python -m benchmarks.servers.gateway_server PING_INTERVAL_S [REDIS_URL]
+    python -m benchmarks.servers.gateway_server PING_INTERVAL_S [REDIS_URL [NATIVE_FANOUT]]
 
-Without REDIS_URL there is no broker: `pass PASSES BURST GAP_US [CHANNEL]` gives the node BURST publications as one read
+With REDIS_URL "" there is no broker: `pass PASSES BURST GAP_US [CHANNEL]` gives the node BURST publications as one read
 from Redis would, through the same method. CHANNEL: the number of the channel. Limits that would only stop the benchmark
 are raised (connections per address, messages per second); nothing else differs.
 """
@@ -73,13 +73,14 @@ class NoBroker:
         """Nothing is read."""
 
 
-async def serve(ping_interval_s: float, redis_url: str) -> None:
+async def serve(ping_interval_s: float, redis_url: str = "", native_fanout: str = "auto") -> None:
     settings = Settings(
         redis_url=redis_url,
         prefix=PREFIX,
         public=Public(
             port=0,
             ping_interval_s=ping_interval_s,
+            native_fanout=native_fanout,
             pusher_apps={"bench": PusherApp(id="bench", key="bench", secret="a secret of no one")},
         ),
         private=Private(port=0),
@@ -115,10 +116,10 @@ async def serve(ping_interval_s: float, redis_url: str) -> None:
 
 
 def main() -> None:
-    ping_interval_s, *redis_url = sys.argv[1:]
+    ping_interval_s, *others = sys.argv[1:]
     configure_logs()  # as serve does, to stderr: stdout is for answers
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(float(ping_interval_s), redis_url[0] if redis_url else ""))
+        runner.run(serve(float(ping_interval_s), *others))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from benchmarks.support.message import channel_name, compact, frame, payload, re
 
 __all__ = [
     "BASELINE",
+    "BASELINE_RING",
     "BEFORE",
     "GATEWAY",
     "NAIVE",
@@ -22,7 +23,9 @@ __all__ = [
     "THROUGH_REDIS",
     "Rig",
     "Variant",
+    "c_loop",
     "echo",
+    "from_within",
     "gateway",
     "gateway_module",
     "naive",
@@ -30,6 +33,7 @@ __all__ = [
 ]
 
 BASELINE = "C loop of send()"
+BASELINE_RING = "C loop of io_uring"
 NAIVE = "aiohttp send_str, encoded per client"
 NAIVE_CONNECTION = "aiohttp WebSocketResponse"
 GATEWAY = "this gateway"
@@ -162,31 +166,40 @@ def gateway_module(folder: Path) -> str:
     return ""
 
 
-def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0, folder: Path | None = None) -> Child:
+def gateway(
+    redis_url: str = "", *, ping_interval_s: float = 10.0, folder: Path | None = None, native_fanout: str = ""
+) -> Child:
     """Start a node of this gateway; see gateway_server. redis_url "": publications come from within.
 
-    folder: of another clone, whose node it is.
+    folder: of another clone, whose node it is. native_fanout: the setting of that name; "": the default.
     """
     module = gateway_module(folder or Path(__file__).parents[2])
     argv = [sys.executable, "-m", module, str(ping_interval_s), redis_url]
+    argv += [native_fanout] if native_fanout else []  # versions before do not take it
     return Child(argv, cpu=server_cpu(), folder=folder)
+
+
+def c_loop(connections: int, *, by_ring: bool = False) -> Rig:
+    """Start the loop in C; see sendloop.c. Raises ChildFailed: by_ring, and io_uring is not allowed."""
+    argv = [str(compiled("servers/sendloop")), frame().hex(), *(["io_uring"] if by_ring else [])]
+    return Rig(Child(argv, cpu=server_cpu()), connections, is_raw=True)
+
+
+def from_within(folder: Path | None = None, native_fanout: str = "") -> Callable[[int], Rig]:
+    """Start a node whose publications come from within. Parameters: see `gateway`."""
+
+    def start(connections: int) -> Rig:
+        node = gateway(ping_interval_s=QUIET_S, folder=folder, native_fanout=native_fanout)
+        return Rig(node, connections, kinds=(SNORKY,))
+
+    return start
 
 
 def variants(*, has_redis: bool, before: Path | None = None) -> list[Variant]:
     """All variants that can run here; the baseline first, if there is a compiler. before: a clone to compare with."""
 
-    def c_loop(connections: int) -> Rig:
-        server = Child([str(compiled("servers/sendloop")), frame().hex()], cpu=server_cpu())
-        return Rig(server, connections, is_raw=True)
-
     def aiohttp(encode: str, loop: str) -> Callable[[int], Rig]:
         return lambda connections: Rig(naive(encode, loop), connections)
-
-    def from_within(folder: Path | None) -> Callable[[int], Rig]:
-        def start(connections: int) -> Rig:
-            return Rig(gateway(ping_interval_s=QUIET_S, folder=folder), connections, kinds=(SNORKY,))
-
-        return start
 
     def through_redis(folder: Path | None) -> Callable[[int], Rig]:
         def start(connections: int) -> Rig:

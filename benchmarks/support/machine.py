@@ -4,10 +4,11 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["describe", "receiver_cpu", "server_cpu"]
+__all__ = ["describe", "ksoftirqd_s", "receiver_cpu", "roles", "server_cpu"]
 
 
 def server_cpu() -> int | None:
@@ -20,6 +21,34 @@ def receiver_cpu() -> int | None:
     """The CPU of everything else: receiver, publisher, Redis, harness."""
     cpus = sorted(os.sched_getaffinity(0))
     return cpus[1] if len(cpus) > 1 else None
+
+
+@cache
+def _ksoftirqd() -> Path | None:
+    """The schedstat of the kernel's thread for network work of the server's CPU; None: it cannot be read."""
+    name = f"ksoftirqd/{min(os.sched_getaffinity(0))}"
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if comm.read_text().strip() == name:
+                found = comm.with_name("schedstat")
+                found.read_text()
+                return found
+        except OSError:  # it has ended
+            continue
+    return None
+
+
+def ksoftirqd_s() -> float | None:
+    """CPU seconds until now of that thread: work of sends that is not done within the system call."""
+    found = _ksoftirqd()
+    return None if found is None else int(found.read_text().split()[0]) / 1e9
+
+
+def roles() -> str:
+    """Say which CPU does what."""
+    if (server := server_cpu()) is None:
+        return "one CPU for the server and all others"
+    return f"CPU {server}: the measured server; CPU {receiver_cpu()}: receivers, publisher, Redis"
 
 
 def describe() -> list[str]:
