@@ -281,8 +281,8 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="reads shared across unstored publications",
         file="gateway/delivery/gap_repair.py",
-        old="        wanted = key, since, unkept\n",
-        new="        wanted = key, since, 0\n",
+        old="        wanted = since, followed.unkept\n",
+        new="        wanted = since, 0\n",
         argv=test("tests/unit/delivery/test_unstored_publications.py", "shares_no_earlier_read"),
     ),
     Mutation(

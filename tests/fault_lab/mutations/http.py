@@ -255,8 +255,8 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a silent connection is closed",
         file="gateway/http/websocket/front_door.py",
-        old="            arrival.transport.close()\n            del self._waiting[arrival]\n",
-        new="            del self._waiting[arrival]\n",
+        old="            arrival.transport.close()\n            self.lose(arrival)\n",
+        new="            self.lose(arrival)\n",
         argv=test(_DOOR, "test_a_silent_connection_is_closed"),
     ),
     Mutation(
