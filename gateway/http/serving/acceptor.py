@@ -15,6 +15,7 @@ import asyncio
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ WAIT_MAX_S: Final = 7.0  # our libraries give up after 10 s
 MEASURE_S: Final = 1.0  # over which it measures how many are accepted per second
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_PAUSE_S: Final = 1.0
-_WAITING: Final = struct.Struct("24xI")  # tcpi_unacked of struct tcp_info: of a listening socket, its backlog
+_UNACKED: Final = struct.Struct("24xI")  # tcpi_unacked of Linux' struct tcp_info: of a listening socket, its backlog
 
 _log = structlog.get_logger("snorky.http")
 
@@ -47,6 +48,7 @@ class Acceptor:
         self._taking: set[asyncio.Task[Any]] = set()
         self._ahead = 0  # accepted in this turn, without a request; those of earlier turns are forgotten
         self._timer: asyncio.TimerHandle | None = None  # while paused
+        self._is_exhausted = False  # it is paused because there are no descriptors
         self._measured: tuple[float, int] | None = None  # when it began, and how many since then; None = nobody waits
 
     def listen(self, bound: socket.socket) -> None:
@@ -58,7 +60,7 @@ class Acceptor:
         """Note that a connection has sent a request, or has ended without one."""
         if self._ahead:
             self._ahead -= 1
-            if self._timer is not None and self._ahead <= AHEAD // 2:
+            if self._timer is not None and self._ahead <= AHEAD // 2 and not self._is_exhausted:
                 self._resume()
 
     async def stop(self) -> None:
@@ -73,6 +75,8 @@ class Acceptor:
                 await asyncio.sleep(0)
             bound.close()
         self._sockets.clear()
+        if self._timer is not None:
+            self._timer.cancel()
         while self._taking:
             await asyncio.wait(tuple(self._taking))
 
@@ -98,6 +102,7 @@ class Acceptor:
                 if error.errno not in EXHAUSTED:
                     raise
                 _log.error("connections cannot be accepted", error=str(error), pause_s=EXHAUSTED_PAUSE_S)
+                self._is_exhausted = True
                 self._pause(EXHAUSTED_PAUSE_S)
                 return number
             connection.setblocking(False)
@@ -114,19 +119,17 @@ class Acceptor:
 
     def _measure(self, bound: socket.socket, accepted: int, *, is_all: bool) -> None:
         """Estimate how long those in the backlog wait. is_all: nobody waits any more."""
+        waiting = 0 if is_all else _waiting_at(bound)
+        if not waiting:
+            self._measured, self._gate.wait_s = None, 0.0
+            return
         now_s = asyncio.get_running_loop().time()
-        if is_all or self._measured is None:
-            self._measured = None if is_all else (now_s, accepted)
-            self._gate.wait_s = 0.0
-            return
-        began_s, before = self._measured
-        if now_s - began_s < MEASURE_S:
-            self._measured = began_s, before + accepted
-            return
-        (waiting,) = _WAITING.unpack_from(bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WAITING.size))
-        wait_s = waiting * (now_s - began_s) / max(before, 1)
-        self._gate.wait_s = wait_s if wait_s > WAIT_MAX_S else 0.0
-        self._measured = now_s, accepted
+        began_s, before = self._measured or (now_s, 0)
+        self._measured = began_s, before + accepted
+        if now_s - began_s >= MEASURE_S:
+            wait_s = waiting * (now_s - began_s) / before
+            self._gate.wait_s = wait_s if wait_s > WAIT_MAX_S else 0.0
+            self._measured = now_s, accepted
 
     def _pause(self, pause_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -140,6 +143,13 @@ class Acceptor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._ahead = 0
+        self._ahead, self._is_exhausted = 0, False
         for bound in self._sockets:
             self._watch(bound)
+
+
+def _waiting_at(bound: socket.socket) -> int:
+    """Return how many connections wait to be accepted; 0 also where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    return int(_UNACKED.unpack(bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size))[0])

@@ -5,7 +5,7 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 __all__ = ["GROWTH_MUTATIONS"]
 
 _COST = "tests/cluster/test_directory_cost.py"
-_SITE = "tests/unit/http/serving/test_site.py"
+_ACCEPTOR = "tests/unit/http/serving/test_acceptor.py"
 _DOOR = "tests/unit/http/websocket/test_front_door.py"
 _RECOVERY = "tests/unit/delivery/test_client_recovery.py"
 
@@ -64,28 +64,42 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/serving/acceptor.py",
         old="PORTION: Final = 8  # accepted",
         new="PORTION: Final = 1  # accepted",
-        argv=test(_SITE, "few_iterations"),
+        argv=test(_ACCEPTOR, "few_iterations"),
     ),
     Mutation(
         guard="connections that wait when a site stops are accepted",
         file="gateway/http/serving/acceptor.py",
         old="            for _ in range(BACKLOG // PORTION):",
         new="            for _ in ():",
-        argv=test(_SITE, "wait_to_be_accepted"),
+        argv=test(_ACCEPTOR, "wait_to_be_accepted"),
     ),
     Mutation(
         guard="connections are accepted as fast as their requests come",
         file="gateway/http/serving/acceptor.py",
         old="AHEAD: Final = 128",
         new="AHEAD: Final = 1 << 20",
-        argv=test(_SITE, "as_fast_as_their_requests"),
+        argv=test(_ACCEPTOR, "as_fast_as_their_requests"),
     ),
     Mutation(
         guard="clients that would wait long are told when to come",
         file="gateway/http/serving/acceptor.py",
         old="wait_s if wait_s > WAIT_MAX_S else 0.0",
         new="0.0",
-        argv=test(_SITE, "told_when_to_come"),
+        argv=test(_ACCEPTOR, "told_when_to_come"),
+    ),
+    Mutation(
+        guard="only while somebody waits it is measured how long",
+        file="gateway/http/serving/acceptor.py",
+        old="        waiting = 0 if is_all else _waiting_at(bound)\n        if not waiting:\n",
+        new="        waiting = _waiting_at(bound)\n        if is_all:\n",
+        argv=test(_ACCEPTOR, "full_portion_long_ago"),
+    ),
+    Mutation(
+        guard="a pause without descriptors",
+        file="gateway/http/serving/acceptor.py",
+        old=" and not self._is_exhausted:",
+        new=":",
+        argv=test(_ACCEPTOR, "without_descriptors"),
     ),
     Mutation(
         guard="work begins in portions",

@@ -2,14 +2,10 @@
 
 import asyncio
 import socket
-import time
-from collections import Counter
-from typing import Any
 
 import pytest
 from aiohttp import web
 
-from snorky.gateway.config.settings import Limits
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.serving.listen import listen, url_of
 from snorky.gateway.http.serving.site import Site
@@ -17,7 +13,6 @@ from tests.support.clients.raw_ws import handshake_head
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.site import on_both_loops, running_site
 
-IDLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 NO_HTTP = [
     b"\x00\x01\x02\r\n\r\n",
     b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n",  # TLS
@@ -139,78 +134,3 @@ async def test_a_request_that_is_on_its_way_when_a_site_stops_is_answered(monkey
         await stopping
     writer.close()
     await writer.wait_closed()
-
-
-def knock(address: tuple[str, int], count: int, request: bytes) -> list[socket.socket]:
-    """Connect so many clients and send a request of each, while the loop stands still."""
-    clients = [socket.create_connection(address, 10) for _ in range(count)]
-    for client in clients:
-        client.sendall(request)
-    return clients
-
-
-@on_both_loops
-async def test_a_loop_with_few_iterations_accepts_several_connections_in_each() -> None:
-    """libuv accepts one for each handle: a node whose iterations took 10 ms accepted 100 connections a second."""
-    async with running_site() as site:
-        gate = site.handler.endpoint.gate
-        clients = knock(site.addresses[0], 64, IDLE)
-        iterations = 0
-        while len(gate._networks) < len(clients) and iterations < 100:
-            await asyncio.sleep(0)
-            iterations += 1
-        for client in clients:
-            client.close()
-        assert iterations <= 24
-
-
-@on_both_loops
-async def test_connections_that_wait_to_be_accepted_when_a_site_stops_are_answered() -> None:
-    async with running_site() as site:
-        clients = knock(site.addresses[0], 40, IDLE)
-        stopping = asyncio.create_task(site.site.stop())
-        for client in clients:
-            client.settimeout(10)
-            assert (await asyncio.to_thread(client.recv, 1024)).startswith(b"HTTP/1.1 404")
-            client.close()
-        await stopping
-
-
-@on_both_loops
-async def test_connections_are_accepted_as_fast_as_their_requests_come() -> None:
-    async with running_site(limits=Limits(connections_per_ip=0)) as site:
-        waiting = site.site._door._waiting  # type: ignore[union-attr]
-        clients = knock(site.addresses[0], 400, b"")
-        counts = [0]
-        while counts[-1] < len(clients):
-            await asyncio.sleep(0.005)
-            counts.append(len(waiting))
-        assert len({*counts}) > 3, "those that send no request do not make the others wait for ever, but a little"
-        for client in clients:
-            client.close()
-
-
-@on_both_loops
-async def test_clients_that_would_wait_long_to_be_accepted_are_told_when_to_come(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("snorky.gateway.http.serving.acceptor.MEASURE_S", 0.02)
-    monkeypatch.setattr("snorky.gateway.http.serving.acceptor.WAIT_MAX_S", 0.2)
-    async with running_site(limits=Limits(connections_per_ip=0), is_strict=False) as site:
-        accept = site.handler.accept
-
-        async def slowly(*args: Any) -> Any:
-            time.sleep(0.005)  # noqa: ASYNC251 - the event loop is busy
-            return await accept(*args)
-
-        site.handler.accept = slowly  # type: ignore[method-assign]
-        clients = knock(site.addresses[0], 400, handshake_head())
-        answers = await asyncio.gather(*(asyncio.to_thread(client.recv, 300) for client in clients))
-        for client in clients:
-            client.close()
-        statuses = Counter(answer[9:12] for answer in answers)
-        assert set(statuses) == {b"101", b"503"}
-        waits_s = [int(answer.partition(b"Retry-After: ")[2].split()[0]) for answer in answers if b" 503 " in answer]
-        assert all(0 < each <= 20 for each in waits_s) and len(set(waits_s)) > 1
-        assert site.sample("limit_hits_total", limit="backlog") == statuses[b"503"]
-        await site.client()  # nobody waits any more
