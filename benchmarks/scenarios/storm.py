@@ -21,7 +21,7 @@ __all__ = ["Storm", "storm"]
 CALM = 100  # clients that were connected before, on another channel
 CALM_PER_S = 100  # messages to each of them
 QUIET_S = 10
-STORM_S = 20  # messages to the calm clients continue for so long
+STORM_S = 20  # the other clients receive messages for this time
 TIMEOUT_S = 60.0
 WARM = 200
 

@@ -49,7 +49,7 @@ class Acceptor:
         self._ahead = 0  # accepted in this turn, without a request; those of earlier turns are forgotten
         self._timer: asyncio.TimerHandle | None = None  # while paused
         self._is_exhausted = False  # it is paused because there are no descriptors
-        self._measured: tuple[float, int] | None = None  # when it began, and how many since then; None = nobody waits
+        self._measured: tuple[float, int] | None = None  # its begin, and how many since; None = none waits
 
     def listen(self, bound: socket.socket) -> None:
         """Accept the connections of a listening socket, which is closed by `stop`."""
@@ -118,7 +118,7 @@ class Acceptor:
             _log.info("an accepted connection has ended at once", error=str(error))
 
     def _measure(self, bound: socket.socket, accepted: int, *, is_all: bool) -> None:
-        """Estimate how long those in the backlog wait. is_all: nobody waits any more."""
+        """Estimate how long those in the backlog wait. is_all: none is left in the backlog."""
         waiting = 0 if is_all else _waiting_at(bound)
         if not waiting:
             self._measured, self._gate.wait_s = None, 0.0

@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import socket
+import struct
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,6 +15,7 @@ import structlog
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.http.serving.accept_gate import AcceptGate
 from snorky.gateway.http.serving.acceptor import Acceptor
+from snorky.gateway.http.serving.listen import listen
 from tests.support.clients.raw_ws import handshake_head
 from tests.support.scenarios.site import on_both_loops, running_site
 
@@ -106,6 +109,15 @@ async def test_a_full_portion_long_ago_is_no_measure_of_how_long_others_wait(mon
             for client in clients:
                 client.close()
             await asyncio.sleep(0.5)
+
+
+def test_the_backlog_holds_thousands_of_clients() -> None:
+    """When a node dies, its clients come to the others at once."""
+    (bound,) = listen("127.0.0.1", 0)
+    with bound:
+        info = bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        (backlog,) = struct.unpack_from("=I", info, 28)  # tcpi_sacked: of a listening socket, its backlog
+        assert backlog == min(4096, int(Path("/proc/sys/net/core/somaxconn").read_text()))
 
 
 class Exhausted:

@@ -27,7 +27,7 @@ def kept() -> Iterator[Kept]:
 
 
 def _all() -> list[Any]:
-    return [each for each in gc.get_objects() if isinstance(each, Connection | WebSocketProtocol)]
+    return [each for each in gc.get_objects() if type(each) in (Connection, WebSocketProtocol)]
 
 
 async def has_ended(site: RunningSite, kept: Kept) -> None:

@@ -4,8 +4,6 @@ import asyncio
 import gc
 import json
 import socket
-import struct
-from pathlib import Path
 
 import msgpack
 import pytest
@@ -27,11 +25,6 @@ from tests.support.clients.raw_ws import (
 )
 from tests.support.scenarios.echoes import assert_echoes, echo
 from tests.support.scenarios.site import RunningSite, gone, on_both_loops, on_both_paths, running_site, until
-
-
-def somaxconn() -> int:
-    return int(Path("/proc/sys/net/core/somaxconn").read_text())
-
 
 # -- what works ------------------------------------------------------------------------------------------------
 
@@ -293,16 +286,6 @@ async def test_an_empty_host_is_both_families_on_one_port() -> None:
             assert (await client.handshake()).status == 101
             await assert_echoes(client)
         assert len(site.addresses) == (2 if socket.has_ipv6 else 1)
-
-
-@on_both_loops
-async def test_the_backlog_is_ours_and_not_the_library_s() -> None:
-    """A node that restarts gets all its clients at once."""
-    async with running_site() as site:
-        (server,) = site.site._servers
-        info = server.sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        (backlog,) = struct.unpack_from("=I", info, 28)  # tcpi_sacked: of a listening socket, its backlog
-        assert backlog == min(4096, somaxconn())
 
 
 @on_both_paths
