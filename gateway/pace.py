@@ -31,29 +31,35 @@ class Pace:
         """Return how many wait."""
         return len(self._line)
 
+    @property
+    def has_room(self) -> bool:
+        """True if work may begin in this iteration."""
+        return self._left > 0 and not self._line
+
+    def take(self) -> bool:
+        """Begin at once, if there is room. False: it must wait."""
+        if not self._is_armed:
+            self._is_armed = True
+            asyncio.get_running_loop().call_soon(self._renew)
+        if not self.has_room:
+            return False
+        self._left -= 1
+        return True
+
     def run(self, work: Callable[[], object]) -> None:
         """Call `work` at once or in a later iteration. It must not raise."""
-        if self._takes():
+        if self.take():
             work()
         else:
             self._line.append(work)
 
     async def turn(self) -> None:
         """Return at once or in a later iteration."""
-        if self._takes():
+        if self.take():
             return
         come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append(lambda: _come(come))
         await come
-
-    def _takes(self) -> bool:
-        if not self._is_armed:
-            self._is_armed = True
-            asyncio.get_running_loop().call_soon(self._renew)
-        if not self._left or self._line:
-            return False
-        self._left -= 1
-        return True
 
     def _renew(self) -> None:
         self._left = self._portion

@@ -301,6 +301,7 @@ class Connection:
     def detach(self) -> None:
         """Release the transport, which has ended: while they refer to each other, only the collector can free them."""
         self._wire = _ended(self._wire.transport_name)
+        self.frontend = None
 
     def pause(self) -> None:
         """Queue writes from now on. Called by the transport when its buffer is full."""

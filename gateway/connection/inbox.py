@@ -24,29 +24,19 @@ Dispatch = Callable[[Connection, Envelope], Awaitable[None] | None]
 
 
 class Inbox:
-    """Processes a connection's messages one after another; `first` is the message being awaited already.
+    """Processes a connection's messages one after another.
 
+    first: a message that is being awaited already; None = there is none, and the next one begins when `pace` permits.
     dispatch: answers one message; returns an awaitable if that takes time. on_done: called when no message is left.
-    pace: of messages that are awaited.
     """
 
-    __slots__ = (
-        "_bytes",
-        "_connection",
-        "_dispatch",
-        "_envelopes",
-        "_has_begun",
-        "_is_cancelled",
-        "_is_paused",
-        "_on_done",
-        "task",
-    )
+    __slots__ = ("_bytes", "_connection", "_dispatch", "_envelopes", "_is_paused", "_on_done", "task")
 
     def __init__(
         self,
         connection: Connection,
         dispatch: Dispatch,
-        first: Awaitable[None],
+        first: Awaitable[None] | None,
         on_done: Callable[[Connection], None],
         pace: Pace,
     ) -> None:
@@ -54,9 +44,9 @@ class Inbox:
         self._dispatch = dispatch
         self._envelopes: deque[tuple[Envelope, int]] = deque()  # with the size received
         self._bytes = 0
-        self._is_paused = self._has_begun = self._is_cancelled = False
+        self._is_paused = False
         self._on_done = on_done
-        self.task = asyncio.get_running_loop().create_task(self._run(first, pace))
+        self.task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(self._run(first, pace))
 
     def append(self, envelope: Envelope, size: int) -> None:
         """Queue one message; stop reading the connection while too many are queued. size: bytes as received."""
@@ -68,17 +58,17 @@ class Inbox:
 
     def cancel(self) -> None:
         """Cancel the awaited message, and drop the queued ones."""
-        self._is_cancelled = True
-        if self._has_begun:
+        # Not at once: a task that is cancelled before its first step runs no `finally`, so on_done is never called.
+        if self.task is not None:
             asyncio.get_running_loop().call_soon(self.task.cancel)
 
-    async def _run(self, first: Awaitable[None], pace: Pace) -> None:
+    def release(self) -> None:
+        """Forget the task, which ends: its traceback refers to this object, so only the collector could free them."""
+        self.task = None
+
+    async def _run(self, first: Awaitable[None] | None, pace: Pace) -> None:
         try:
-            await pace.turn()
-            self._has_begun = True
-            if self._is_cancelled:  # a service's coroutine that never begins runs no `finally`
-                asyncio.get_running_loop().call_soon(self.task.cancel)
-            await first
+            await (pace.turn() if first is None else first)
             while self._envelopes and not self._connection.is_closed:
                 envelope, size = self._envelopes.popleft()
                 self._bytes -= size

@@ -35,7 +35,8 @@ __all__ = ["ChannelOrder", "Gap", "Late", "Step"]
 TAGS_MAX: Final = 256  # kept to distinguish an offset received twice from an offset used twice
 WAITING_MAX: Final = 1000  # publications received during one read of history, which takes milliseconds
 WAITING_MAX_BYTES: Final = 1 << 20
-RECENT_MAX: Final = 1000  # delivered publications kept for clients that are recovering
+RECENT_MAX: Final = 300  # delivered publications kept for clients that are recovering: no client gets more
+RECENT_MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class ChannelOrder:
         "_late_until",
         "_phase",
         "_recent",
+        "_recent_bytes",
         "_tags",
         "_waiting",
         "_waiting_bytes",
@@ -86,6 +88,7 @@ class ChannelOrder:
         self._late_until = 0  # an offset
         self._joining = 0
         self._recent: deque[Publication] | None = None  # set while a client is recovering
+        self._recent_bytes = 0
 
     @property
     def wants_fill(self) -> bool:
@@ -157,6 +160,9 @@ class ChannelOrder:
         self._tags.append(self.last.tag)
         if self._recent is not None:
             self._recent.append(publication)
+            self._recent_bytes += publication.size
+            while len(self._recent) > RECENT_MAX or self._recent_bytes > RECENT_MAX_BYTES:
+                self._recent_bytes -= self._recent.popleft().size
         return publication
 
     def _begin_at(self, position: Position) -> None:
@@ -166,6 +172,7 @@ class ChannelOrder:
         self._tags.append(position.tag)
         if self._recent is not None:
             self._recent.clear()
+            self._recent_bytes = 0
 
     def _tag_of(self, offset: int) -> str | None:
         """Return the tag at an offset up to the last one; None = too old, or before this node's first position."""
@@ -255,7 +262,7 @@ class ChannelOrder:
         """Keep delivered publications during the context, for `join`. Enter it before reading history."""
         self._joining += 1
         if self._recent is None:
-            self._recent = deque(maxlen=RECENT_MAX)
+            self._recent, self._recent_bytes = deque(), 0
         try:
             yield
         finally:

@@ -46,6 +46,7 @@ KEPT_MAX_BYTES: Final = 16 << 20  # of all these reads
 ATTEMPTS: Final = 5
 
 _T = TypeVar("_T")
+_Replay = asyncio.Task[list[Publication] | None]  # of a client that recovers
 
 _log = structlog.get_logger("snorky.repair")
 
@@ -63,7 +64,7 @@ class _Followed:
         self.opening = asyncio.Lock()
         self.fill: asyncio.Task[None] | None = None
         self.asked: list[asyncio.Future[None]] = []
-        self.replays: dict[tuple[Position, int], asyncio.Task[list[Publication] | None]] = {}
+        self.replays: dict[tuple[Position, int], _Replay] = {}
         self.unkept = 0
 
 
@@ -144,6 +145,7 @@ class GapRepair:
     def interrupted(self) -> None:
         """Compare all channels soon: the broker was not received for a while."""
         for followed in self._followed.values():
+            followed.replays.clear()  # they may lack what was published meanwhile
             if followed.order.is_filling:
                 followed.order.want_fill()  # the read may have been before the interruption ended
         self._interruption.set()
@@ -172,7 +174,14 @@ class GapRepair:
 
     async def _catch_up(self, key: str, followed: _Followed, since: Position) -> list[Publication] | None:
         for _ in range(ATTEMPTS):
-            missed = await self._replay(key, followed, since)
+            wanted = since, followed.unkept
+            replay = followed.replays.get(wanted)
+            if replay is None:
+                replay = self._begin_replay(key, followed, wanted)
+                missed = await asyncio.shield(replay)
+            else:
+                missed = await asyncio.shield(replay)
+                await self._pace.turn()  # all that have waited for it wake in one iteration
             last = followed.order.last
             if missed is None:
                 if last is not None and last.epoch == since.epoch:
@@ -181,32 +190,23 @@ class GapRepair:
             joined = followed.order.join(since, missed)
             if joined is not None and not _is_too_much(joined):
                 return joined[: len(missed)] + [_as_deliverable(each) for each in joined[len(missed) :]]
-            followed.replays.pop((since, followed.unkept), None)
+            if followed.replays.get(wanted) is replay:  # else another caller has begun the next one
+                del followed.replays[wanted]
             if joined is None:
                 await self._fill(key, followed)
         return None  # unknown what it missed
 
-    async def _replay(self, key: str, followed: _Followed, since: Position) -> list[Publication] | None:
+    def _begin_replay(self, key: str, followed: _Followed, wanted: tuple[Position, int]) -> _Replay:
         """Read what follows a position, once for all clients that recover from it at about this time (of a dead node).
 
         A caller may share a read that began before its call: publications delivered since then are kept, for the first
         caller too. If a publication came that is not retained, another read begins.
         """
-        wanted = since, followed.unkept
-        replay = followed.replays.get(wanted)
-        if replay is None:
-            replay = followed.replays[wanted] = self._run(self._read(key, since), f"recovering {key[:100]}")
-            self._run(self._keep(replay, followed, wanted), f"keeping {key[:100]}")
-        found = await asyncio.shield(replay)
-        await self._pace.turn()  # all that have waited for it wake in one iteration
-        return found
+        replay = followed.replays[wanted] = self._run(self._read(key, wanted[0]), f"recovering {key[:100]}")
+        self._run(self._keep(replay, followed, wanted), f"keeping {key[:100]}")
+        return replay
 
-    async def _keep(
-        self,
-        replay: asyncio.Task[list[Publication] | None],
-        followed: _Followed,
-        wanted: tuple[Position, int],
-    ) -> None:
+    async def _keep(self, replay: _Replay, followed: _Followed, wanted: tuple[Position, int]) -> None:
         """Keep a read for clients that come soon, with the publications that are delivered meanwhile."""
         size = 0
         with followed.order.joining():
@@ -227,6 +227,7 @@ class GapRepair:
             missed = await self._history_store.read(
                 key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES, is_away=True
             )
+            await self._pace.turn()  # still one of RECOVERIES: few results wait in the line
         if missed is None:
             return None
         checked = [_as_deliverable(each) for each in missed]

@@ -173,8 +173,12 @@ class ServiceRegistry:
             return
         if (inbox := self._inboxes.get(connection)) is not None:
             inbox.append(envelope, size)
+        elif not self._pace.has_room:
+            inbox = self._inboxes[connection] = self._inbox(connection, None)
+            inbox.append(envelope, size)
         elif (pending := self._dispatch(connection, envelope)) is not None:
-            self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off, self._pace)
+            self._pace.take()
+            self._inboxes[connection] = self._inbox(connection, pending)
 
     def check_frame(self, connection: Connection) -> None:
         """Count one frame that is not a whole message. Raises LimitExceeded: too many; the caller must close."""
@@ -202,10 +206,13 @@ class ServiceRegistry:
         inboxes = tuple(self._inboxes.values())
         for inbox in inboxes:
             inbox.cancel()
-        await asyncio.gather(*(inbox.task for inbox in inboxes), return_exceptions=True)
+        await asyncio.gather(*(inbox.task for inbox in inboxes if inbox.task is not None), return_exceptions=True)
+
+    def _inbox(self, connection: Connection, first: Awaitable[None] | None) -> Inbox:
+        return Inbox(connection, self._dispatch, first, self._worked_off, self._pace)
 
     def _worked_off(self, connection: Connection) -> None:
-        del self._inboxes[connection]
+        self._inboxes.pop(connection).release()
 
     def _dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
         """Call `dispatch`, and send errors to the client."""

@@ -18,6 +18,7 @@ from snorky.gateway import (
     History,
     NotSubscribed,
     Position,
+    Recovery,
     SubscribeTerms,
     channel_name,
     history_of,
@@ -29,6 +30,8 @@ from snorky.services.requests import check_allowed
 from snorky.services.rpc import Request
 
 __all__ = ["Subscribing"]
+
+BEGINNING = Position("", 0, "")  # of the present epoch
 
 
 class Subscribing(PresenceCommands):
@@ -54,8 +57,8 @@ class Subscribing(PresenceCommands):
         reply, fields = Compound(), NOTHING_TO_RECOVER if is_recovering else {}
         async with present(self.topics, self.rosters, connection, channel) if rule.presence else nullcontext():
             if history is not None and is_recovering and rule.recovery:
-                shape, since = self.notification(channel), await self.located(channel, since)
-                recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
+                shape = self.notification(channel)
+                recovery = await self._recover(connection, channel, history, since, most)
                 reply = recovered(recovery, channel, shape, has_attributes=connection.frontend is not None)
                 fields = reply.value if isinstance(reply.value, dict) else {}
             else:  # held, so that the notification comes first
@@ -72,17 +75,19 @@ class Subscribing(PresenceCommands):
         self.send_compound(connection, notification | fields, reply, instead)
 
     async def located(self, channel: Any, since: Position | None) -> Position | None:
-        """Complete a position that has no tag. If the channel cannot be read from there, it stays as it is.
-
-        Offset 0 of the present epoch is there on every channel: this begins the history of one that has none.
-        """
+        """Complete a position that has no tag. If the channel cannot be read from there, it stays as it is."""
         if since is None or since.tag:
             return since
-        if not (since.epoch or since.offset):
-            begun = await self.topics.position(channel)
-            if not begun.offset:
-                return begun
         return await self.topics.locate(channel, since.epoch, since.offset) or since
+
+    async def _recover(
+        self, connection: Connection, channel: Any, history: History, since: Position | None, most: int
+    ) -> Recovery:
+        located = await self.located(channel, since)
+        recovery = await self.topics.recover(connection, channel, history, located, subscribers_max=most)
+        if since == BEGINNING and not recovery.position.offset:  # the channel had no history: it began with this client
+            return replace(recovery, is_recovered=True)
+        return recovery
 
     async def _subscribe(
         self, request: Request, channel: Any, since: Position | None, grant: Grant | None, *, is_recovering: bool
@@ -104,8 +109,8 @@ class Subscribing(PresenceCommands):
                 self.topics.suspend(connection, channel)
             try:
                 if history is not None and is_recovering and rule.recovery:
-                    shape, since = self.notification(channel), await self.located(channel, since)
-                    recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
+                    shape = self.notification(channel)
+                    recovery = await self._recover(connection, channel, history, since, most)
                     return recovered(recovery, channel, shape, has_attributes=connection.frontend is not None)
                 if terms is not None:
                     if not self.permits(request, "history", channel, grant, is_subscribing=True):

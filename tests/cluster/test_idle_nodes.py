@@ -16,6 +16,7 @@ from tests.support.processes.tools import eventually
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 SECONDS = 10.0
+STARTS = 6
 COMMANDS_PER_NODE_S = 3.0  # as documented, in scripts not counted
 
 
@@ -42,4 +43,5 @@ async def test_a_node_without_clients_sends_at_most_three_commands_a_second(kind
             except TimeoutError:
                 pass
         assert sent["evalsha"] and sent["xread"], sent
-        assert sent.total() <= COMMANDS_PER_NODE_S * nodes * SECONDS, sent
+        # the start of a node on a busy machine may end meanwhile
+        assert sent.total() <= COMMANDS_PER_NODE_S * nodes * SECONDS + STARTS, sent

@@ -28,7 +28,7 @@ CHANNEL = "kept:a"
 ENV = {
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
     "SNORKY_PUBLIC__CENTRIFUGE_PERSONAL_CHANNELS": "true",
-    "SNORKY_LIMITS__HANDSHAKES_PER_S_PER_IP": "0",
+    "SNORKY_LIMITS__CONNECTIONS_PER_IP": "0",  # a connection counts until it is closed
     "SNORKY_SERVICES__AUTH__CLASS": "snorky.services.auth:AuthService",
     "SNORKY_SERVICES__CHAT__CLASS": "snorky.services.chat:ChatService",
     "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",

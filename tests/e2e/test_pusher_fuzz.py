@@ -49,7 +49,7 @@ RSS_MAX_GROWTH_BYTES: Final = 48 * 2**20  # the node keeps up to 20 MB of member
 PREFIX: Final = "snorky"
 ENV: Final = API_ENV | {
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
-    "SNORKY_LIMITS__HANDSHAKES_PER_S_PER_IP": "0",
+    "SNORKY_LIMITS__CONNECTIONS_PER_IP": "0",  # a connection counts until it is closed
     f"SNORKY_PUBLIC__PUSHER_APPS__{APP.upper()}__WATCHLISTS": "true",
     "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",
     "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(

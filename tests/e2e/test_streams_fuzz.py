@@ -27,7 +27,7 @@ from tests.support.scenarios.tokens import SECRET, hmac_token
 
 ENV = {
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
-    "SNORKY_LIMITS__HANDSHAKES_PER_S_PER_IP": "0",
+    "SNORKY_LIMITS__CONNECTIONS_PER_IP": "0",  # a connection counts until it is closed
     "SNORKY_SERVICES__CHAT__CLASS": "snorky.services.chat:ChatService",
     "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",
     "SNORKY_SERVICES__PUBSUB__UNMATCHED": "open",

@@ -89,7 +89,7 @@ class AcceptGate:
         self._per_network: Counter[str] = Counter()
         self._networks: dict[object, str | None] = {}  # of each connection that uses plain HTTP
         self.websockets = 0
-        self.wait_s = 0.0  # that connections wait to be accepted, if it is too long
+        self._late, self._wait_s = 0, 0.0  # how many to refuse, see `refuse_next`
         self._refused = 0  # since the last log line
         self._logged_s = -math.inf
 
@@ -109,6 +109,14 @@ class AcceptGate:
             self._per_network[network] += 1
         return address, refusal is not None
 
+    def has_room(self, count: int) -> bool:
+        """Return True if the descriptors suffice for so many more connections."""
+        return len(self._networks) + self.websockets + count <= self._descriptors.capacity
+
+    def refuse_next(self, count: int, wait_s: float) -> None:
+        """Refuse the next connections: so many more wait to be accepted than can be in time. wait_s: of the last."""
+        self._late, self._wait_s = count, wait_s
+
     def pass_on(self, key: object, successor: object) -> None:
         """Count a connection for another object from now on, whatever limits are reached meanwhile."""
         self._networks[successor] = self._networks.pop(key)
@@ -123,7 +131,8 @@ class AcceptGate:
 
     def _find_refusal(self, network: str | None) -> tuple[str, str, str] | None:
         """Return the limit that is reached, and the status and text of the response; None: no limit is."""
-        if self.wait_s:
+        if self._late:
+            self._late -= 1
             return "backlog", "503 Service Unavailable", "Many clients come to this node now: try again later\n"
         if len(self._networks) + self.websockets >= self._descriptors.capacity:
             return "descriptors", "503 Service Unavailable", "This node is full: try another one\n"
@@ -142,8 +151,8 @@ class AcceptGate:
             _log.warning("connections refused", limit=limit, count=self._refused, last_peer=str(peer))
             self._refused, self._logged_s = 0, now_s
         after_s = RETRY_AFTER_S
-        if self.wait_s:  # they must not come all at once again
-            after_s = math.ceil(random.uniform(0, self.wait_s))  # noqa: S311 - no secret
+        if limit == "backlog":  # they must not come all at once again
+            after_s = math.ceil(random.uniform(0, self._wait_s))  # noqa: S311 - no secret
         transport.write(_ANSWER.format(status=status, length=len(text), text=text, after_s=after_s).encode())
         transport.pause_reading()
         # not now: aiohttp starts the connection's task with an assertion that it is open

@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -31,11 +32,21 @@ AHEAD: Final = 128
 PAUSE_S: Final = 0.02
 WAIT_MAX_S: Final = 7.0  # our libraries give up after 10 s
 MEASURE_S: Final = 1.0  # over which it measures how many are accepted per second
+PORTIONS_MIN: Final = 4
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_PAUSE_S: Final = 1.0
 _UNACKED: Final = struct.Struct("24xI")  # tcpi_unacked of Linux' struct tcp_info: of a listening socket, its backlog
 
 _log = structlog.get_logger("snorky.http")
+
+
+@dataclass(slots=True)
+class _Measure:
+    """What was accepted since a time, while others waited."""
+
+    began_s: float
+    accepted: int = 0
+    portions: int = 0
 
 
 class Acceptor:
@@ -49,7 +60,7 @@ class Acceptor:
         self._ahead = 0  # accepted in this turn, without a request; those of earlier turns are forgotten
         self._timer: asyncio.TimerHandle | None = None  # while paused
         self._is_exhausted = False  # it is paused because there are no descriptors
-        self._measured: tuple[float, int] | None = None  # its begin, and how many since; None = none waits
+        self._measures: dict[socket.socket, _Measure] = {}  # of the sockets at which connections wait
 
     def listen(self, bound: socket.socket) -> None:
         """Accept the connections of a listening socket, which is closed by `stop`."""
@@ -65,18 +76,17 @@ class Acceptor:
 
     async def stop(self) -> None:
         """Accept those that wait in the backlog, because closing it resets them; then stop listening. Idempotent."""
-        if self._timer is not None:
-            self._resume()
-        for bound in self._sockets:
+        sockets, self._sockets = self._sockets, []  # from here on neither a pause nor its end finds one
+        self._end_pause()
+        for bound in sockets:
             asyncio.get_running_loop().remove_reader(bound)
+        for bound in sockets:
             for _ in range(BACKLOG // PORTION):  # as many as can wait, and no later ones
                 if self._accept(bound, PORTION) < PORTION:
                     break
                 await asyncio.sleep(0)
             bound.close()
-        self._sockets.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._end_pause()
         while self._taking:
             await asyncio.wait(tuple(self._taking))
 
@@ -84,7 +94,8 @@ class Acceptor:
         asyncio.get_running_loop().add_reader(bound, self._on_ready, bound)
 
     def _on_ready(self, bound: socket.socket) -> None:
-        wanted = min(PORTION, AHEAD - self._ahead)
+        # of a full node each is refused, and closed before the next one: the descriptors suffice for few at a time
+        wanted = min(PORTION if self._gate.has_room(2 * PORTION) else 1, AHEAD - self._ahead)
         accepted = self._accept(bound, wanted)
         self._measure(bound, accepted, is_all=accepted < wanted)
         if self._ahead >= AHEAD:
@@ -96,14 +107,13 @@ class Acceptor:
         for number in range(count):
             try:
                 connection, _ = bound.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except BlockingIOError:
                 return number
-            except OSError as error:
-                if error.errno not in EXHAUSTED:
-                    raise
-                _log.error("connections cannot be accepted", error=str(error), pause_s=EXHAUSTED_PAUSE_S)
-                self._is_exhausted = True
-                self._pause(EXHAUSTED_PAUSE_S)
+            except OSError as error:  # else the connection has failed before it was accepted
+                if error.errno in EXHAUSTED:
+                    _log.error("connections cannot be accepted", error=str(error), pause_s=EXHAUSTED_PAUSE_S)
+                    self._is_exhausted = True
+                    self._pause(EXHAUSTED_PAUSE_S)
                 return number
             connection.setblocking(False)
             self._ahead += 1
@@ -118,34 +128,39 @@ class Acceptor:
             _log.info("an accepted connection has ended at once", error=str(error))
 
     def _measure(self, bound: socket.socket, accepted: int, *, is_all: bool) -> None:
-        """Estimate how long those in the backlog wait. is_all: none is left in the backlog."""
+        """Estimate how long those in the backlog wait, and have too many refused. is_all: none is left in it."""
         waiting = 0 if is_all else _waiting_at(bound)
         if not waiting:
-            self._measured, self._gate.wait_s = None, 0.0
+            self._measures.pop(bound, None)
             return
         now_s = asyncio.get_running_loop().time()
-        began_s, before = self._measured or (now_s, 0)
-        self._measured = began_s, before + accepted
-        if now_s - began_s >= MEASURE_S:
-            wait_s = waiting * (now_s - began_s) / before
-            self._gate.wait_s = wait_s if wait_s > WAIT_MAX_S else 0.0
-            self._measured = now_s, accepted
+        measure = self._measures.setdefault(bound, _Measure(now_s))
+        elapsed_s = now_s - measure.began_s
+        if elapsed_s >= MEASURE_S and measure.portions >= PORTIONS_MIN:  # one portion before a pause is no rate
+            in_time = round(WAIT_MAX_S * measure.accepted / elapsed_s)
+            if waiting > in_time:
+                self._gate.refuse_next(waiting - in_time, waiting * elapsed_s / measure.accepted)
+            measure = self._measures[bound] = _Measure(now_s)
+        measure.portions += 1
+        measure.accepted += accepted
 
     def _pause(self, pause_s: float) -> None:
         loop = asyncio.get_running_loop()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._end_pause()
         for bound in self._sockets:
             loop.remove_reader(bound)
         self._timer = loop.call_later(pause_s, self._resume)
 
     def _resume(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._end_pause()
         self._ahead, self._is_exhausted = 0, False
         for bound in self._sockets:
             self._watch(bound)
+
+    def _end_pause(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _waiting_at(bound: socket.socket) -> int:

@@ -366,8 +366,8 @@ CENTRIFUGE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="centrifuge: nothing was missed on a channel without a history",
         file="services/pubsub/subscribing.py",
-        old="        if not (since.epoch or since.offset):\n",
-        new="        if False:\n",
+        old="        if since == BEGINNING and not recovery.position.offset:",
+        new="        if False:",
         argv=test("tests/cluster/test_centrifuge_recovery.py", "nobody_has_used"),
     ),
 )

@@ -86,6 +86,7 @@ class CentrifugeWebSocket(WebSocketProtocol):
             self._deadline.cancel()
         self._client.stop()
         super().connection_lost(exc)
+        del self._client  # they refer to each other: only the collector could free them
 
     @property
     def is_full(self) -> bool:
