@@ -277,7 +277,7 @@ async def test_ten_thousand_clients_at_once_are_bounded_and_counted() -> None:
             assert set(rejected) <= {"hook", "hook_busy", "hook_failed", "authentication"}, rejected
             assert len(made.backend.requests) - 1 >= made.statuses[101] + made.statuses[403] >= CONCURRENCY
             assert made.backend.most_at_once <= CONCURRENCY and most["requests"] <= CONCURRENCY
-            # it was full: only then is a client refused as busy; a place that is passed on counts as waiting for a moment
+            # it was full: else no client is refused as busy; a place that is passed on counts as waiting for a moment
             assert most["waiting"] <= QUEUE + CONCURRENCY
             assert (await made.series("snorky_hook_requests"), await made.series("snorky_hook_waiting")) == (
                 {"": 0.0},

@@ -88,11 +88,18 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_ACCEPTOR, "told_when_to_come"),
     ),
     Mutation(
-        guard="only while somebody waits it is measured how long",
+        guard="an idle time is no rate",
         file="gateway/http/serving/acceptor.py",
-        old="        waiting = 0 if is_all else _waiting_at(bound)\n        if not waiting:\n",
-        new="        waiting = _waiting_at(bound)\n        if is_all:\n",
-        argv=test(_ACCEPTOR, "full_portion_long_ago"),
+        old="            self._measures.pop(bound, None)\n",
+        new="",
+        argv=test(_ACCEPTOR, "an_idle_time"),
+    ),
+    Mutation(
+        guard="a standstill is no rate",
+        file="gateway/http/serving/acceptor.py",
+        old=" and measure.portions >= PORTIONS_MIN:",
+        new=":",
+        argv=test(_ACCEPTOR, "a_standstill"),
     ),
     Mutation(
         guard="a pause without descriptors",

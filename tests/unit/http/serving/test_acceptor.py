@@ -14,7 +14,7 @@ import structlog
 
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.http.serving.accept_gate import AcceptGate
-from snorky.gateway.http.serving.acceptor import Acceptor
+from snorky.gateway.http.serving.acceptor import PORTION, Acceptor
 from snorky.gateway.http.serving.listen import listen
 from tests.support.clients.raw_ws import handshake_head
 from tests.support.scenarios.site import on_both_loops, running_site
@@ -112,17 +112,32 @@ async def test_clients_that_would_wait_long_to_be_accepted_are_told_when_to_come
 
 
 @on_both_loops
-async def test_a_full_portion_long_ago_is_no_measure_of_how_long_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_time_is_no_measure_of_how_long_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("snorky.gateway.http.serving.acceptor.MEASURE_S", 0.02)
-    monkeypatch.setattr("snorky.gateway.http.serving.acceptor.WAIT_MAX_S", 5.0)
+    monkeypatch.setattr("snorky.gateway.http.serving.acceptor.WAIT_MAX_S", 2.0)
     async with running_site(limits=Limits(connections_per_ip=0)) as site:
-        for count in (8, 64):
-            clients = knock(site.addresses[0], count, IDLE)
+        for pause_s in (5.0, 0.0):
+            clients = knock(site.addresses[0], 64, IDLE)
             answers = await asyncio.gather(*(asyncio.to_thread(client.recv, 300) for client in clients))
             assert {answer[9:12] for answer in answers} == {b"404"}
             for client in clients:
                 client.close()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(pause_s)
+
+
+@on_both_loops
+async def test_a_standstill_is_no_measure_of_how_long_others_wait() -> None:
+    async with running_site(limits=Limits(connections_per_ip=0)) as site:
+        gate = site.handler.endpoint.gate
+        clients = knock(site.addresses[0], 4 * PORTION, IDLE)
+        while not gate._networks:  # noqa: ASYNC110 - a portion in each iteration
+            await asyncio.sleep(0)
+        clients += knock(site.addresses[0], 200, IDLE)
+        time.sleep(1.5)  # noqa: ASYNC251 - the whole process stands still
+        answers = await asyncio.gather(*(asyncio.to_thread(client.recv, 300) for client in clients))
+        assert {answer[9:12] for answer in answers} == {b"404"}
+        for client in clients:
+            client.close()
 
 
 def test_the_backlog_holds_thousands_of_clients() -> None:
