@@ -13,6 +13,7 @@ Rules:
 
 import asyncio
 import errno
+import math
 import socket
 import struct
 import sys
@@ -32,7 +33,7 @@ AHEAD: Final = 128
 PAUSE_S: Final = 0.02
 WAIT_MAX_S: Final = 7.0  # our libraries give up after 10 s
 MEASURE_S: Final = 1.0  # over which it measures how many are accepted per second
-PORTIONS_MIN: Final = 4
+STANDSTILL_S: Final = 0.5  # without a portion: the whole process has stood still, which is no rate
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 EXHAUSTED_PAUSE_S: Final = 1.0
 _UNACKED: Final = struct.Struct("24xI")  # tcpi_unacked of Linux' struct tcp_info: of a listening socket, its backlog
@@ -45,8 +46,8 @@ class _Measure:
     """What was accepted since a time, while others waited."""
 
     began_s: float
+    last_s: float = math.inf  # of the last portion
     accepted: int = 0
-    portions: int = 0
 
 
 class Acceptor:
@@ -134,14 +135,16 @@ class Acceptor:
             self._measures.pop(bound, None)
             return
         now_s = asyncio.get_running_loop().time()
-        measure = self._measures.setdefault(bound, _Measure(now_s))
+        measure = self._measures.get(bound)
+        if measure is None or now_s - measure.last_s > STANDSTILL_S:
+            measure = self._measures[bound] = _Measure(now_s)
         elapsed_s = now_s - measure.began_s
-        if elapsed_s >= MEASURE_S and measure.portions >= PORTIONS_MIN:  # one portion before a pause is no rate
+        if elapsed_s >= MEASURE_S:
             in_time = round(WAIT_MAX_S * measure.accepted / elapsed_s)
             if waiting > in_time:
                 self._gate.refuse_next(waiting - in_time, waiting * elapsed_s / measure.accepted)
             measure = self._measures[bound] = _Measure(now_s)
-        measure.portions += 1
+        measure.last_s = now_s
         measure.accepted += accepted
 
     def _pause(self, pause_s: float) -> None:

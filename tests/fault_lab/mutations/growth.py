@@ -88,17 +88,10 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_ACCEPTOR, "told_when_to_come"),
     ),
     Mutation(
-        guard="an idle time is no rate",
-        file="gateway/http/serving/acceptor.py",
-        old="            self._measures.pop(bound, None)\n",
-        new="",
-        argv=test(_ACCEPTOR, "an_idle_time"),
-    ),
-    Mutation(
         guard="a standstill is no rate",
         file="gateway/http/serving/acceptor.py",
-        old=" and measure.portions >= PORTIONS_MIN:",
-        new=":",
+        old="if measure is None or now_s - measure.last_s > STANDSTILL_S:",
+        new="if measure is None:",
         argv=test(_ACCEPTOR, "a_standstill"),
     ),
     Mutation(

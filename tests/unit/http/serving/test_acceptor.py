@@ -112,20 +112,6 @@ async def test_clients_that_would_wait_long_to_be_accepted_are_told_when_to_come
 
 
 @on_both_loops
-async def test_an_idle_time_is_no_measure_of_how_long_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snorky.gateway.http.serving.acceptor.MEASURE_S", 0.02)
-    monkeypatch.setattr("snorky.gateway.http.serving.acceptor.WAIT_MAX_S", 2.0)
-    async with running_site(limits=Limits(connections_per_ip=0)) as site:
-        for pause_s in (5.0, 0.0):
-            clients = knock(site.addresses[0], 64, IDLE)
-            answers = await asyncio.gather(*(asyncio.to_thread(client.recv, 300) for client in clients))
-            assert {answer[9:12] for answer in answers} == {b"404"}
-            for client in clients:
-                client.close()
-            await asyncio.sleep(pause_s)
-
-
-@on_both_loops
 async def test_a_standstill_is_no_measure_of_how_long_others_wait() -> None:
     async with running_site(limits=Limits(connections_per_ip=0)) as site:
         gate = site.handler.endpoint.gate
