@@ -89,7 +89,8 @@ class AcceptGate:
         self._per_network: Counter[str] = Counter()
         self._networks: dict[object, str | None] = {}  # of each connection that uses plain HTTP
         self.websockets = 0
-        self._late, self._wait_s = 0, 0.0  # how many to refuse, see `refuse_next`
+        self.accepted = 0  # since the start
+        self.wait_s = 0.0  # how long a new connection would wait to be read, if that is too long
         self._refused = 0  # since the last log line
         self._logged_s = -math.inf
 
@@ -98,6 +99,7 @@ class AcceptGate:
 
         Returns the address that has connected, "" = unknown; and True if it was refused: nothing that it sends counts.
         """
+        self.accepted += 1
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         network = self._network_of(address)
@@ -109,13 +111,10 @@ class AcceptGate:
             self._per_network[network] += 1
         return address, refusal is not None
 
-    def has_room(self, count: int) -> bool:
-        """Return True if the descriptors suffice for so many more connections."""
-        return len(self._networks) + self.websockets + count <= self._descriptors.capacity
-
-    def refuse_next(self, count: int, wait_s: float) -> None:
-        """Refuse the next connections: so many more wait to be accepted than can be in time. wait_s: of the last."""
-        self._late, self._wait_s = count, wait_s
+    @property
+    def at_once_max(self) -> int:
+        """How many connections may be accepted in one iteration of the loop, before the first of them is refused."""
+        return max(1, self._descriptors.reserve // 16)
 
     def pass_on(self, key: object, successor: object) -> None:
         """Count a connection for another object from now on, whatever limits are reached meanwhile."""
@@ -131,8 +130,7 @@ class AcceptGate:
 
     def _find_refusal(self, network: str | None) -> tuple[str, str, str] | None:
         """Return the limit that is reached, and the status and text of the response; None: no limit is."""
-        if self._late:
-            self._late -= 1
+        if self.wait_s:
             return "backlog", "503 Service Unavailable", "Many clients come to this node now: try again later\n"
         if len(self._networks) + self.websockets >= self._descriptors.capacity:
             return "descriptors", "503 Service Unavailable", "This node is full: try another one\n"
@@ -152,7 +150,7 @@ class AcceptGate:
             self._refused, self._logged_s = 0, now_s
         after_s = RETRY_AFTER_S
         if limit == "backlog":  # they must not come all at once again
-            after_s = math.ceil(random.uniform(0, self._wait_s))  # noqa: S311 - no secret
+            after_s = math.ceil(random.uniform(0, self.wait_s))  # noqa: S311 - no secret
         transport.write(_ANSWER.format(status=status, length=len(text), text=text, after_s=after_s).encode())
         transport.pause_reading()
         # not now: aiohttp starts the connection's task with an assertion that it is open

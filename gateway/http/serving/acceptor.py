@@ -1,173 +1,164 @@
-"""Acceptor: accepts the connections of listening sockets, no faster than their first requests can be answered.
+"""Acceptor: accepts the connections of a port, and reads their first requests no faster than they can be answered.
 
-When a node dies, thousands of clients come to another one at once. libuv accepts one connection in each iteration of
-the loop: few while a node is busy, but thousands before the first of them has sent its request. Then it answered all
-requests in one iteration, and its other clients received nothing for half a second.
+When a node dies, thousands of clients come to another one at once. If their requests were all read in one iteration of
+the event loop, the node's other clients would receive nothing for half a second.
 
 Rules:
-- Of the accepted connections, at most AHEAD have not sent a request yet. Clients that send none delay the others for
-  PAUSE_S at most: then the next AHEAD are accepted.
-- The others wait in the kernel's backlog. If they would wait longer than WAIT_MAX_S there, connections are refused, and
-  told when to come again: clients give up after some seconds, and would be served in vain.
+- A listening socket has several handles, because libuv accepts one connection for each in an iteration. With one, a
+  node whose iterations take 10 ms would accept 100 connections a second.
+- At most AHEAD connections are read that have not sent a request yet. The others wait in a line, unread. Clients that
+  send none delay the line for PAUSE_S at most: then the next AHEAD are read.
+- If more wait than can be answered within WAIT_MAX_S, further connections are refused, and told when to come
+  again: clients give up after some seconds, and would be served in vain.
 """
 
 import asyncio
-import errno
 import math
 import socket
-import struct
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
-
-import structlog
+from typing import Final, Protocol
 
 from snorky.gateway.http.serving.accept_gate import AcceptGate
 from snorky.gateway.http.serving.listen import BACKLOG
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "Reader"]
 
-PORTION: Final = 8  # accepted in one iteration
+HANDLES_MAX: Final = 16  # more than handshakes are answered in one iteration, so that few wait in the backlog
+QUIET_ITERATIONS: Final = 3  # without a new connection: asyncio's own loop makes one after two
+STOP_MAX_S: Final = 2.0
+PORTION: Final = 16  # read in one iteration
 AHEAD: Final = 128
 PAUSE_S: Final = 0.02
 WAIT_MAX_S: Final = 7.0  # our libraries give up after 10 s
-MEASURE_S: Final = 1.0  # over which it measures how many are accepted per second
-STANDSTILL_S: Final = 0.5  # without a portion: the whole process has stood still, which is no rate
-EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-EXHAUSTED_PAUSE_S: Final = 1.0
-_UNACKED: Final = struct.Struct("24xI")  # tcpi_unacked of Linux' struct tcp_info: of a listening socket, its backlog
+MEASURE_S: Final = 1.0  # over which it measures how many requests are answered per second
+STANDSTILL_S: Final = 0.5  # without any: the whole process has stood still, which is no rate
 
-_log = structlog.get_logger("snorky.http")
+
+class Reader(Protocol):
+    """The protocol of a connection that waits to be read."""
+
+    def begin(self) -> None:
+        """Read it."""
 
 
 @dataclass(slots=True)
 class _Measure:
-    """What was accepted since a time, while others waited."""
+    """How many requests were answered since a time, while others waited. last_s: when the last one was."""
 
     began_s: float
-    last_s: float = math.inf  # of the last portion
-    accepted: int = 0
+    last_s: float = math.inf
+    count: int = 0
 
 
 class Acceptor:
-    """Accepts for one port. make: makes the protocol of a connection. gate: refuses it, if the port is too busy."""
+    """Accepts for one port. make: makes the protocol of a connection. gate: refuses it, if too many wait."""
 
     def __init__(self, make: Callable[[], asyncio.Protocol], gate: AcceptGate) -> None:
         self._make = make
         self._gate = gate
-        self._sockets: list[socket.socket] = []
-        self._taking: set[asyncio.Task[Any]] = set()
-        self._ahead = 0  # accepted in this turn, without a request; those of earlier turns are forgotten
-        self._timer: asyncio.TimerHandle | None = None  # while paused
-        self._is_exhausted = False  # it is paused because there are no descriptors
-        self._measures: dict[socket.socket, _Measure] = {}  # of the sockets at which connections wait
+        self._servers: list[asyncio.Server] = []
+        self._line: dict[Reader, None] = {}  # in order
+        self._ahead = 0  # read in this turn, without a request; those of earlier turns are forgotten
+        self._timer: asyncio.TimerHandle | None = None  # set while the line waits
+        self._next: asyncio.Handle | None = None  # set while some begin in the next iteration
+        self._measure: _Measure | None = None
 
-    def listen(self, bound: socket.socket) -> None:
+    def __len__(self) -> int:
+        """Return how many wait in the line."""
+        return len(self._line)
+
+    async def listen(self, bound: socket.socket) -> None:
         """Accept the connections of a listening socket, which is closed by `stop`."""
-        self._sockets.append(bound)
-        self._watch(bound)
-
-    def on_request(self) -> None:
-        """Note that a connection has sent a request, or has ended without one."""
-        if self._ahead:
-            self._ahead -= 1
-            if self._timer is not None and self._ahead <= AHEAD // 2 and not self._is_exhausted:
-                self._resume()
+        loop = asyncio.get_running_loop()
+        handles = min(HANDLES_MAX, self._gate.at_once_max)
+        for same in (bound, *(bound.dup() for _ in range(1, handles))):
+            self._servers.append(await loop.create_server(self._make, sock=same, backlog=BACKLOG))
 
     async def stop(self) -> None:
         """Accept those that wait in the backlog, because closing it resets them; then stop listening. Idempotent."""
-        sockets, self._sockets = self._sockets, []  # from here on neither a pause nor its end finds one
-        self._end_pause()
-        for bound in sockets:
-            asyncio.get_running_loop().remove_reader(bound)
-        for bound in sockets:
-            for _ in range(BACKLOG // PORTION):  # as many as can wait, and no later ones
-                if self._accept(bound, PORTION) < PORTION:
-                    break
-                await asyncio.sleep(0)
-            bound.close()
-        self._end_pause()
-        while self._taking:
-            await asyncio.wait(tuple(self._taking))
-
-    def _watch(self, bound: socket.socket) -> None:
-        asyncio.get_running_loop().add_reader(bound, self._on_ready, bound)
-
-    def _on_ready(self, bound: socket.socket) -> None:
-        # of a full node each is refused, and closed before the next one: the descriptors suffice for few at a time
-        wanted = min(PORTION if self._gate.has_room(2 * PORTION) else 1, AHEAD - self._ahead)
-        accepted = self._accept(bound, wanted)
-        self._measure(bound, accepted, is_all=accepted < wanted)
-        if self._ahead >= AHEAD:
-            self._pause(PAUSE_S)
-
-    def _accept(self, bound: socket.socket, count: int) -> int:
-        """Accept so many connections, or as many as wait. Returns how many."""
-        loop = asyncio.get_running_loop()
-        for number in range(count):
-            try:
-                connection, _ = bound.accept()
-            except BlockingIOError:
-                return number
-            except OSError as error:  # else the connection has failed before it was accepted
-                if error.errno in EXHAUSTED:
-                    _log.error("connections cannot be accepted", error=str(error), pause_s=EXHAUSTED_PAUSE_S)
-                    self._is_exhausted = True
-                    self._pause(EXHAUSTED_PAUSE_S)
-                return number
-            connection.setblocking(False)
-            self._ahead += 1
-            task = loop.create_task(loop.connect_accepted_socket(self._make, connection))
-            self._taking.add(task)
-            task.add_done_callback(self._on_taken)
-        return count
-
-    def _on_taken(self, task: "asyncio.Task[Any]") -> None:
-        self._taking.discard(task)
-        if not task.cancelled() and isinstance(error := task.exception(), Exception):
-            _log.info("an accepted connection has ended at once", error=str(error))
-
-    def _measure(self, bound: socket.socket, accepted: int, *, is_all: bool) -> None:
-        """Estimate how long those in the backlog wait, and have too many refused. is_all: none is left in it."""
-        waiting = 0 if is_all else _waiting_at(bound)
-        if not waiting:
-            self._measures.pop(bound, None)
-            return
-        now_s = asyncio.get_running_loop().time()
-        measure = self._measures.get(bound)
-        if measure is None or now_s - measure.last_s > STANDSTILL_S:
-            measure = self._measures[bound] = _Measure(now_s)
-        elapsed_s = now_s - measure.began_s
-        if elapsed_s >= MEASURE_S:
-            in_time = round(WAIT_MAX_S * measure.accepted / elapsed_s)
-            if waiting > in_time:
-                self._gate.refuse_next(waiting - in_time, waiting * elapsed_s / measure.accepted)
-            measure = self._measures[bound] = _Measure(now_s)
-        measure.last_s = now_s
-        measure.accepted += accepted
-
-    def _pause(self, pause_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._end_pause()
-        for bound in self._sockets:
-            loop.remove_reader(bound)
-        self._timer = loop.call_later(pause_s, self._resume)
-
-    def _resume(self) -> None:
-        self._end_pause()
-        self._ahead, self._is_exhausted = 0, False
-        for bound in self._sockets:
-            self._watch(bound)
-
-    def _end_pause(self) -> None:
+        quiet, accepted = 0, -1
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + STOP_MAX_S
+        while quiet < QUIET_ITERATIONS and clock() < until_s:
+            before, accepted = accepted, self._gate.accepted
+            quiet = quiet + 1 if accepted == before else 0
+            await asyncio.sleep(0)
+        for server in self._servers:
+            server.close()
+        while self._line:
+            self._ahead = 0
+            self._begin_soon()
+            await asyncio.sleep(0)
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
 
+    # -- called for each connection --------------------------------------------------------------------------
 
-def _waiting_at(bound: socket.socket) -> int:
-    """Return how many connections wait to be accepted; 0 also where the system does not tell."""
-    if sys.platform != "linux":
-        return 0
-    return int(_UNACKED.unpack(bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size))[0])
+    def may_read(self, reader: Reader) -> bool:
+        """Return True if a new connection may be read now; else its `begin` is called later."""
+        if self._ahead < AHEAD and not self._line:
+            self._ahead += 1
+            return True
+        self._line[reader] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PAUSE_S, self._turn)
+        return False
+
+    def on_request(self) -> None:
+        """Note that a connection has sent a request, or has ended without one while it was read."""
+        if self._ahead:
+            self._ahead -= 1
+        if self._line:
+            self._begin_soon()
+
+    def on_answered(self, waiting: int) -> None:
+        """Count a request that is answered, and estimate how long a new connection would wait.
+
+        waiting: how many requests have come and are not answered. Those in the line are added.
+        """
+        waiting += len(self._line)
+        if not waiting:
+            self._measure, self._gate.wait_s = None, 0.0
+            return
+        now_s, measure = asyncio.get_running_loop().time(), self._measure
+        if measure is None or now_s - measure.last_s > STANDSTILL_S:
+            measure = self._measure = _Measure(now_s)
+        measure.last_s = now_s
+        measure.count += 1
+        elapsed_s = now_s - measure.began_s
+        if elapsed_s >= MEASURE_S:
+            wait_s = waiting * elapsed_s / measure.count
+            self._gate.wait_s = wait_s if wait_s > WAIT_MAX_S else 0.0
+            self._measure = _Measure(now_s)
+
+    def leave(self, reader: Reader) -> bool:
+        """Forget a connection that has ended. False: it was not in the line."""
+        return self._line.pop(reader, reader) is None
+
+    # -- the line ----------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Read others than those that have sent nothing for a while."""
+        self._ahead = 0
+        self._timer = None
+        if self._line:
+            self._timer = asyncio.get_running_loop().call_later(PAUSE_S, self._turn)
+            self._begin_soon()
+
+    def _begin_soon(self) -> None:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Read the next ones, a portion in each iteration of the loop."""
+        self._next = None
+        for _ in range(PORTION):
+            if not self._line or self._ahead >= AHEAD:
+                return
+            reader = next(iter(self._line))
+            del self._line[reader]
+            self._ahead += 1
+            reader.begin()
+        if self._line:
+            self._begin_soon()

@@ -94,7 +94,7 @@ class Site:
             if self._door is None:
                 await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
             else:
-                self._door.acceptor.listen(bound)
+                await self._door.acceptor.listen(bound)
             self.urls.append(url_of(bound))
 
     async def start_unix(self, path: Path) -> None:

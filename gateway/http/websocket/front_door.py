@@ -36,6 +36,7 @@ __all__ = ["FrontDoor"]
 
 _log = structlog.get_logger("snorky.http")
 
+HEAD_MAX_BYTES: Final = 4_096  # of a request that is kept while its connection waits in the line
 EARLY_MAX_BYTES: Final = 65_536  # messages that are kept while their handshake is decided; then reading stops
 
 
@@ -64,7 +65,7 @@ class FrontDoor:
     @property
     def connections(self) -> int:
         """How many wait here for their request, or for the decision on it."""
-        return len(self._waiting) + len(self._pace) + len(self._deciding)
+        return len(self.acceptor) + len(self._waiting) + len(self._pace) + len(self._deciding)
 
     async def stop(self, timeout_s: float) -> None:
         """Close the connections without a request, and end the decisions within timeout_s. Idempotent."""
@@ -94,6 +95,8 @@ class FrontDoor:
         """Forget a connection that has ended, except for the decision on it. Idempotent."""
         if self._waiting.pop(arrival, None) is not None:
             self.acceptor.on_request()
+        else:
+            self.acceptor.leave(arrival)
 
     def leave(self, arrival: "Arrival") -> float | None:
         """Forget a connection. Returns the deadline of its request; None: it has sent one. Idempotent."""
@@ -109,6 +112,7 @@ class FrontDoor:
         self._pace.run(lambda: self._decide(arrival))
 
     def _decide(self, arrival: "Arrival") -> None:
+        self.acceptor.on_answered(len(self._pace))
         if arrival.transport.is_closing():
             return
         if self.handler.may_wait:
@@ -156,7 +160,17 @@ def _run_at_once(coroutine: Coroutine[Any, Any, None]) -> None:
 class Arrival(asyncio.Protocol):
     """A connection until its first request is answered or given to aiohttp. See `Caller`."""
 
-    __slots__ = ("_data", "_door", "_head_bytes", "_is_refused", "_is_taken", "headers", "peer", "transport")
+    __slots__ = (
+        "_data",
+        "_door",
+        "_head_bytes",
+        "_is_in_line",
+        "_is_refused",
+        "_is_taken",
+        "headers",
+        "peer",
+        "transport",
+    )
 
     is_plain = True  # `read_head` reads no other
 
@@ -167,7 +181,7 @@ class Arrival(asyncio.Protocol):
         self._door = door
         self._data = b""  # the handshake that is being decided, and the bytes after it
         self._head_bytes = 0
-        self._is_refused = self._is_taken = False
+        self._is_in_line = self._is_refused = self._is_taken = False
         self.peer = ""
 
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
@@ -176,7 +190,26 @@ class Arrival(asyncio.Protocol):
         """Count it."""
         self.transport = cast(asyncio.Transport, transport)
         self.peer, self._is_refused = self._door.gate.enter(self, self.transport)
+        if self._is_refused or self._door.acceptor.may_read(self):
+            self._door.wait_for_request(self)
+            return
+        self._is_in_line = True
+        asyncio.get_running_loop().call_soon(self._pause)  # later: uvloop begins to read after this call
+
+    def begin(self) -> None:
+        """See `Reader`."""
+        self._is_in_line = False
         self._door.wait_for_request(self)
+        if self.transport.is_closing():
+            return
+        self.transport.resume_reading()
+        if self._data:  # read before the pause
+            data, self._data = self._data, b""
+            self.data_received(data)
+
+    def _pause(self) -> None:
+        if self._is_in_line and not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting it. A decision in progress ends by itself, as in aiohttp."""
@@ -187,11 +220,14 @@ class Arrival(asyncio.Protocol):
         """Read the first request, or bytes after a handshake that is being decided."""
         if self._is_refused:  # it is closed soon, and uvloop may read before
             return
-        if self._data:
+        if self._data or (self._is_in_line and len(data) <= HEAD_MAX_BYTES):
             self._data += data
             if len(self._data) >= EARLY_MAX_BYTES:
                 self.transport.pause_reading()
             return
+        if self._is_in_line:  # too much to keep
+            self._door.acceptor.leave(self)
+            self.begin()
         head = None if self._door.handler.identify_hook is not None else read_head(data, self._door.path)
         if head is None:
             self._door.pass_on(self, data)

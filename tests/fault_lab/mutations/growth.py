@@ -62,15 +62,15 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a busy loop accepts several connections in each iteration",
         file="gateway/http/serving/acceptor.py",
-        old="PORTION: Final = 8  # accepted",
-        new="PORTION: Final = 1  # accepted",
+        old="HANDLES_MAX: Final = 16",
+        new="HANDLES_MAX: Final = 1",
         argv=test(_ACCEPTOR, "few_iterations"),
     ),
     Mutation(
         guard="connections that wait when a site stops are accepted",
         file="gateway/http/serving/acceptor.py",
-        old="            for _ in range(BACKLOG // PORTION):",
-        new="            for _ in ():",
+        old="        while quiet < QUIET_ITERATIONS and",
+        new="        while False and",
         argv=test(_ACCEPTOR, "wait_to_be_accepted"),
     ),
     Mutation(
@@ -83,8 +83,8 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="clients that would wait long are told when to come",
         file="gateway/http/serving/acceptor.py",
-        old="            if waiting > in_time:",
-        new="            if False:",
+        old="wait_s if wait_s > WAIT_MAX_S else 0.0",
+        new="0.0",
         argv=test(_ACCEPTOR, "told_when_to_come"),
     ),
     Mutation(
@@ -93,13 +93,6 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         old="if measure is None or now_s - measure.last_s > STANDSTILL_S:",
         new="if measure is None:",
         argv=test(_ACCEPTOR, "a_standstill"),
-    ),
-    Mutation(
-        guard="a pause without descriptors",
-        file="gateway/http/serving/acceptor.py",
-        old=" and not self._is_exhausted:",
-        new=":",
-        argv=test(_ACCEPTOR, "without_descriptors"),
     ),
     Mutation(
         guard="work begins in portions",
@@ -149,13 +142,6 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         old="            followed.replays.clear()",
         new="            pass",
         argv=test(_RECOVERY, "after_an_interruption_no"),
-    ),
-    Mutation(
-        guard="no socket listens when a site has stopped",
-        file="gateway/http/serving/acceptor.py",
-        old="        sockets, self._sockets = self._sockets, []",
-        new="        sockets = self._sockets",
-        argv=test(_ACCEPTOR, "both_families"),
     ),
     Mutation(
         guard="clients that recover continue in portions",

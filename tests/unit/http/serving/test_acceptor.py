@@ -1,23 +1,19 @@
 """Acceptor: connections come no faster than their requests; some wait, and if they would wait long, are refused."""
 
 import asyncio
-import errno
 import socket
 import struct
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import structlog
 
 from snorky.gateway.config.settings import Limits
-from snorky.gateway.http.serving.accept_gate import AcceptGate
-from snorky.gateway.http.serving.acceptor import PORTION, Acceptor
 from snorky.gateway.http.serving.listen import listen
 from tests.support.clients.raw_ws import handshake_head
-from tests.support.scenarios.site import on_both_loops, running_site
+from tests.support.scenarios.site import on_both_loops, running_site, until
 
 IDLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -99,7 +95,9 @@ async def test_clients_that_would_wait_long_to_be_accepted_are_told_when_to_come
             return await accept(*args)
 
         site.handler.accept = slowly  # type: ignore[method-assign]
-        clients = knock(site.addresses[0], 400, handshake_head())
+        clients = knock(site.addresses[0], 300, handshake_head())
+        await until(lambda: site.handler.endpoint.gate.wait_s > 0)
+        clients += knock(site.addresses[0], 50, handshake_head())
         answers = await asyncio.gather(*(asyncio.to_thread(client.recv, 300) for client in clients))
         for client in clients:
             client.close()
@@ -114,14 +112,15 @@ async def test_clients_that_would_wait_long_to_be_accepted_are_told_when_to_come
 @on_both_loops
 async def test_a_standstill_is_no_measure_of_how_long_others_wait() -> None:
     async with running_site(limits=Limits(connections_per_ip=0)) as site:
-        gate = site.handler.endpoint.gate
-        clients = knock(site.addresses[0], 4 * PORTION, IDLE)
-        while not gate._networks:  # noqa: ASYNC110 - a portion in each iteration
+        door = site.site._door
+        assert door is not None
+        clients = knock(site.addresses[0], 300, handshake_head())
+        while len(door._pace) < 50:  # noqa: ASYNC110 - a portion in each iteration
             await asyncio.sleep(0)
-        clients += knock(site.addresses[0], 200, IDLE)
+        clients += knock(site.addresses[0], 300, handshake_head())
         time.sleep(1.5)  # noqa: ASYNC251 - the whole process stands still
         answers = await asyncio.gather(*(asyncio.to_thread(client.recv, 300) for client in clients))
-        assert {answer[9:12] for answer in answers} == {b"404"}
+        assert {answer[9:12] for answer in answers} == {b"101"}
         for client in clients:
             client.close()
 
@@ -133,49 +132,3 @@ def test_the_backlog_holds_thousands_of_clients() -> None:
         info = bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         (backlog,) = struct.unpack_from("=I", info, 28)  # tcpi_sacked: of a listening socket, its backlog
         assert backlog == min(4096, int(Path("/proc/sys/net/core/somaxconn").read_text()))
-
-
-class Exhausted:
-    """A listening socket with a connection that cannot be accepted: the process has no descriptor left."""
-
-    def __init__(self) -> None:
-        self.tries = 0
-        self._ends = (*socket.socketpair(), *socket.socketpair())
-        self._ends[1].send(b"x")
-
-    def fileno(self) -> int:
-        return self._ends[0].fileno()
-
-    def accept(self) -> Any:
-        self.tries += 1
-        if self.tries == 1:
-            return self._ends[2], None
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    def close(self) -> None:
-        for end in self._ends:
-            end.close()
-
-
-class RoomyGate:
-    def has_room(self, count: int) -> bool:
-        return count > 0
-
-
-class Closed(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
-
-
-@on_both_loops
-async def test_without_descriptors_it_pauses_even_while_connections_end() -> None:
-    bound = Exhausted()
-    acceptor = Acceptor(Closed, cast(AcceptGate, RoomyGate()))
-    with structlog.testing.capture_logs() as events:
-        acceptor.listen(cast(socket.socket, bound))
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-            acceptor.on_request()
-    assert bound.tries == 2
-    assert [event["event"] for event in events if event["log_level"] == "error"] == ["connections cannot be accepted"]
-    await acceptor.stop()
