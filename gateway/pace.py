@@ -1,7 +1,7 @@
 """Pace: bounds how much work of one kind begins in one iteration of the event loop.
 
 When a node dies, thousands of clients come to another one at once. What all of them need would take this node a second
-if it were done in one iteration, and nobody would receive a message meanwhile.
+if it were done in one iteration, and no other client would receive a message meanwhile.
 
 Rules:
 - In each iteration a portion begins at once, and costs nothing more. The rest waits in a line, in order.

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import uvloop
 
 from benchmarks.servers.commands import answer, obey, run_passes
-from benchmarks.support.loop_watch import LoopWatch
 from benchmarks.support.message import PREFIX, channel_name, compact, payload
 from snorky.gateway.config.pusher import RULES, PusherApp
 from snorky.gateway.config.settings import Limits, Private, Public, Settings
@@ -102,16 +101,7 @@ async def serve(ping_interval_s: float, redis_url: str = "", native_fanout: str 
 
             await run_passes(one_pass, count, burst, gap_us)
 
-        watch = LoopWatch()
-
-        async def longest_steps(is_on: int) -> None:
-            """Answer with the longest steps of the loop since the last call. is_on: measure on; 0 = stop."""
-            watch.stop()
-            answer(cpu_ms=watch.cpu_ms, wall_ms=watch.wall_ms, gc_ms=watch.gc_ms)
-            if is_on:
-                watch.start()
-
-        await obey({"pass": passes, "watch": longest_steps})
+        await obey({"pass": passes})
         os._exit(0)  # do not wait for thousands of connections to be closed one by one
 
 
