@@ -90,7 +90,8 @@ class AcceptGate:
         self._networks: dict[object, str | None] = {}  # of each connection that uses plain HTTP
         self.websockets = 0
         self.accepted = 0  # since the start
-        self.wait_s = 0.0  # how long a new connection would wait to be read, if that is too long
+        self.wait_s = 0.0  # how long a new connection would wait to be answered, if that is too long
+        self._refuses_until_s = 0.0  # loop time: the figure may become old without another one
         self._refused = 0  # since the last log line
         self._logged_s = -math.inf
 
@@ -116,6 +117,11 @@ class AcceptGate:
         """How many connections may be accepted in one iteration of the loop, before the first of them is refused."""
         return max(1, self._descriptors.reserve // 16)
 
+    def refuse_new(self, wait_s: float, *, for_s: float) -> None:
+        """Refuse new connections for a time, because they would wait so long; 0 = accept them again."""
+        self.wait_s = wait_s
+        self._refuses_until_s = asyncio.get_running_loop().time() + for_s
+
     def pass_on(self, key: object, successor: object) -> None:
         """Count a connection for another object from now on, whatever limits are reached meanwhile."""
         self._networks[successor] = self._networks.pop(key)
@@ -130,7 +136,7 @@ class AcceptGate:
 
     def _find_refusal(self, network: str | None) -> tuple[str, str, str] | None:
         """Return the limit that is reached, and the status and text of the response; None: no limit is."""
-        if self.wait_s:
+        if self.wait_s and asyncio.get_running_loop().time() < self._refuses_until_s:
             return "backlog", "503 Service Unavailable", "Many clients come to this node now: try again later\n"
         if len(self._networks) + self.websockets >= self._descriptors.capacity:
             return "descriptors", "503 Service Unavailable", "This node is full: try another one\n"

@@ -119,7 +119,9 @@ class Acceptor:
         """
         waiting += len(self._line)
         if not waiting:
-            self._measure, self._gate.wait_s = None, 0.0
+            self._measure = None
+            if self._gate.wait_s:
+                self._gate.refuse_new(0.0, for_s=0.0)
             return
         now_s, measure = asyncio.get_running_loop().time(), self._measure
         if measure is None or now_s - measure.last_s > STANDSTILL_S:
@@ -129,7 +131,7 @@ class Acceptor:
         elapsed_s = now_s - measure.began_s
         if elapsed_s >= MEASURE_S:
             wait_s = waiting * elapsed_s / measure.count
-            self._gate.wait_s = wait_s if wait_s > WAIT_MAX_S else 0.0
+            self._gate.refuse_new(wait_s if wait_s > WAIT_MAX_S else 0.0, for_s=2 * MEASURE_S)
             self._measure = _Measure(now_s)
 
     def leave(self, reader: Reader) -> bool:

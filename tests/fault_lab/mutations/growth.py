@@ -7,7 +7,7 @@ __all__ = ["GROWTH_MUTATIONS"]
 _COST = "tests/cluster/test_directory_cost.py"
 _ACCEPTOR = "tests/unit/http/serving/test_acceptor.py"
 _DOOR = "tests/unit/http/websocket/test_front_door.py"
-_RECOVERY = "tests/unit/delivery/test_client_recovery.py"
+_RECOVERY = "tests/unit/delivery/test_shared_recovery.py"
 
 GROWTH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -74,18 +74,25 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_ACCEPTOR, "wait_to_be_accepted"),
     ),
     Mutation(
-        guard="connections are accepted as fast as their requests come",
+        guard="connections are read as fast as their requests come",
         file="gateway/http/serving/acceptor.py",
         old="AHEAD: Final = 128",
         new="AHEAD: Final = 1 << 20",
         argv=test(_ACCEPTOR, "as_fast_as_their_requests"),
     ),
     Mutation(
-        guard="clients that would wait long are told when to come",
+        guard="clients that would wait long learn when to come",
         file="gateway/http/serving/acceptor.py",
-        old="wait_s if wait_s > WAIT_MAX_S else 0.0",
-        new="0.0",
-        argv=test(_ACCEPTOR, "told_when_to_come"),
+        old="wait_s if wait_s > WAIT_MAX_S else 0.0,",
+        new="0.0,",
+        argv=test(_ACCEPTOR, "learn_when_to_come"),
+    ),
+    Mutation(
+        guard="refusals end without another figure",
+        file="gateway/http/serving/accept_gate.py",
+        old="        if self.wait_s and asyncio.get_running_loop().time() < self._refuses_until_s:\n",
+        new="        if self.wait_s:\n",
+        argv=test("tests/unit/http/serving/test_accept_gate.py", "no_longer_than_the_figure"),
     ),
     Mutation(
         guard="a standstill is no rate",

@@ -1,5 +1,7 @@
 """AcceptGate: plain HTTP is counted when it is accepted; some descriptors are reserved."""
 
+import asyncio
+
 import pytest
 import structlog
 
@@ -44,6 +46,16 @@ async def test_a_connection_that_never_asks_is_counted_too() -> None:
         gate = site.handler.endpoint.gate
         await until(lambda: sum(gate._per_network.values()) == HTTP_PER_CONNECTION)
         assert (await (await site.open()).response()).status == 429
+
+
+@on_both_loops
+async def test_connections_are_refused_no_longer_than_the_figure_is_new() -> None:
+    """What waited may have gone without an answer: no request would then end the refusals."""
+    async with running_site() as site:
+        site.handler.endpoint.gate.refuse_new(10.0, for_s=0.3)
+        assert (await keep_alive(site))[1] == 503
+        await asyncio.sleep(0.4)  # the time itself is tested
+        assert (await keep_alive(site))[1] == 404
 
 
 @pytest.mark.usefixtures("each_door")

@@ -68,7 +68,7 @@ async def test_a_site_that_stops_with_clients_on_both_families_listens_no_more()
 
 
 @on_both_loops
-async def test_connections_are_accepted_as_fast_as_their_requests_come() -> None:
+async def test_connections_are_read_as_fast_as_their_requests_come() -> None:
     async with running_site(limits=Limits(connections_per_ip=0)) as site:
         waiting = site.site._door._waiting  # type: ignore[union-attr]
         clients = knock(site.addresses[0], 400, b"")
@@ -76,13 +76,13 @@ async def test_connections_are_accepted_as_fast_as_their_requests_come() -> None
         while counts[-1] < len(clients):
             await asyncio.sleep(0.005)
             counts.append(len(waiting))
-        assert len({*counts}) > 3, "those that send no request do not make the others wait for ever, but a little"
+        assert len({*counts}) > 3, "those that send no request delay the others a little, and not forever"
         for client in clients:
             client.close()
 
 
 @on_both_loops
-async def test_clients_that_would_wait_long_to_be_accepted_are_told_when_to_come(
+async def test_clients_that_would_wait_long_learn_when_to_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("snorky.gateway.http.serving.acceptor.MEASURE_S", 0.02)
@@ -106,7 +106,7 @@ async def test_clients_that_would_wait_long_to_be_accepted_are_told_when_to_come
         waits_s = [int(answer.partition(b"Retry-After: ")[2].split()[0]) for answer in answers if b" 503 " in answer]
         assert all(0 < each <= 20 for each in waits_s)
         assert site.sample("limit_hits_total", limit="backlog") == statuses[b"503"]
-        await site.client()  # nobody waits any more
+        await site.client()  # no client waits any more
 
 
 @on_both_loops
