@@ -299,7 +299,7 @@ class Connection:
             self._waiting.settle(self)
 
     def detach(self) -> None:
-        """Release the transport, which has ended: while they refer to each other, only the collector can free them."""
+        """Release transport and frontend, which have ended: in a cycle, only the collector can free them."""
         self._wire = _ended(self._wire.transport_name)
         self.frontend = None
 

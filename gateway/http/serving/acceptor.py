@@ -134,9 +134,9 @@ class Acceptor:
             self._gate.refuse_new(wait_s if wait_s > WAIT_MAX_S else 0.0, for_s=2 * MEASURE_S)
             self._measure = _Measure(now_s)
 
-    def leave(self, reader: Reader) -> bool:
-        """Forget a connection that has ended. False: it was not in the line."""
-        return self._line.pop(reader, reader) is None
+    def leave(self, reader: Reader) -> None:
+        """Forget a connection that has ended, or is read after all. No effect if it does not wait."""
+        self._line.pop(reader, None)
 
     # -- the line ----------------------------------------------------------------------------------------------
 

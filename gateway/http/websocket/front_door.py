@@ -11,6 +11,7 @@ Rules:
 - The same method decides on both ways, once per handshake. A refused handshake goes to aiohttp with the verdict, so
   that its response has the same headers and limits as any other.
 - aiohttp also gets the bytes that were read, and the time that the connection has waited for its request.
+- While many connect at once, new connections wait unread (`Acceptor`), and handshakes wait to be decided (`Pace`).
 - An operator's identify hook gets aiohttp's request: with one, all handshakes go through aiohttp.
 """
 
