@@ -66,6 +66,14 @@ class Receiver:
             tuple(event[each] for each in ("name", "channel", "user_id") if each in event) for event in self.received
         ]
 
+    async def until_asked(self) -> None:
+        """Wait for a request, also one that is refused."""
+
+        async def is_asked() -> bool:
+            return bool(self.backend.requests)
+
+        await eventually(is_asked, within_s=WITHIN_S, what="a request to the webhook")
+
     async def until(self, *last: Event) -> list[Event]:
         """Wait until these events have come, in this order, the last of them as the last one; returns all events."""
 
@@ -268,6 +276,7 @@ async def test_another_node_continues_when_the_sender_stops(nodes: Nodes, receiv
         url = await sender.start(**receiver.env)
         async with connected(url) as ann:
             await ann.subscribe("news")
+            await receiver.until_asked()  # a channel that is left before Redis knows that it is occupied is no event
             await nodes.start(**receiver.env)
     receiver.refuse = None
     await receiver.until(occupied("news"), vacated("news"))
