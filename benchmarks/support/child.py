@@ -40,12 +40,20 @@ def raise_file_limit() -> int:
 class Child:
     """A process that is controlled by lines. A context manager: leaving it ends the process.
 
-    cpu: the CPU it may run on; None: any. folder: the clone whose code it runs; None: this one.
+    cpu: the CPU it may run on; None: any. folder: the clone whose code it runs; None: this one. nice: it gives way to
+    the other processes of its CPU, up to 19.
     """
 
-    def __init__(self, argv: Sequence[str], *, cpu: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, cpu: int | None = None, folder: Path | None = None, nice: int = 0
+    ) -> None:
         self._argv = list(argv)
-        pin = None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
+
+        def place() -> None:
+            os.nice(nice)
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+
         self._packages = tempfile.TemporaryDirectory(prefix="snorky-bench-")  # of a clone that is not installed
         env = dict(os.environ)
         if folder is not None:
@@ -59,7 +67,7 @@ class Child:
             stderr=self._stderr,
             cwd=folder,
             env=env,
-            preexec_fn=pin,  # before exec, so that its threads inherit it
+            preexec_fn=place,  # before exec, so that its threads inherit it
         )
         self._unread = b""
 

@@ -155,8 +155,7 @@ class Authenticator:
         if identity is None:
             return None
         # the hook saw the state at the time of its call: earlier revocations do not apply
-        who = Identity(check_identity(identity), valid_since_s=began_s)
-        return await self._counted(self._enter(who), self._outcomes)
+        return await self._counted(self._enter_since(Identity(check_identity(identity)), began_s), self._outcomes)
 
     async def ask_to_connect(self, who: Identity | None, address: str) -> Answer | None:
         """Ask the backend whether a client may connect. who: None = anonymous. Returns None if it need not be asked.
@@ -193,13 +192,9 @@ class Authenticator:
 
     async def enter_answer(self, answer: Answer) -> Session:
         """Register a client whose identity the backend's answer contains. Otherwise as `enter`."""
-        who = Identity(
-            check_identity(answer.identity),
-            expires_at_s=answer.expires_at_s,
-            valid_since_s=answer.asked_at_s,  # a cached answer does not outlive a revocation
-            claims=answer.claims,
-        )
-        return await self._counted(self._enter(who), self._outcomes)
+        who = Identity(check_identity(answer.identity), expires_at_s=answer.expires_at_s, claims=answer.claims)
+        # a cached answer does not outlive a revocation
+        return await self._counted(self._enter_since(who, answer.asked_at_s), self._outcomes)
 
     def bind(self, session: Session, connection: Connection) -> None:
         """Give a connection the identity of a session. Raises InvalidToken: the session has already ended."""
@@ -253,8 +248,8 @@ class Authenticator:
 
     async def identify(self, connection: Connection, identity: str) -> Identity:
         """Set a connection's identity that its protocol has verified. Raises as `authenticate`, without tokens."""
-        who = Identity(check_identity(identity), valid_since_s=self._clock())
-        return await self._become(connection, await self._counted(self._enter(who), self._outcomes))
+        entering = self._enter_since(Identity(check_identity(identity)), self._clock())
+        return await self._become(connection, await self._counted(entering, self._outcomes))
 
     async def _become(self, connection: Connection, session: Session) -> Identity:
         """Give a connection the identity of a session, if limits and the backend admit it. See `authenticate`."""
@@ -327,6 +322,11 @@ class Authenticator:
 
     async def _enter_token(self, token: str, verifier: Verifier) -> Session:
         return await self._enter(await verifier.verify(token))
+
+    async def _enter_since(self, who: Identity, since_s: float) -> Session:
+        """Enter an identity without a token. since_s: by this node's clock; revocations are dated by another."""
+        list_s = await self.revocations.now_s()
+        return await self._enter(replace(who, valid_since_s=since_s - (self._clock() - list_s)))
 
     async def _enter(self, who: Identity) -> Session:
         await self.revocations.begin(self._on_revocation)

@@ -64,6 +64,12 @@ class Revocations(Protocol):
     async def find(self, identity: str, token_id: str | None) -> list[Revocation]:
         """Return the entries that match this identity or token. Raises BrokerUnavailable."""
 
+    async def now_s(self) -> float:
+        """Return the time by the clock that dates entries: every entry added after this call is at least as late.
+
+        Raises BrokerUnavailable.
+        """
+
 
 class LocalRevocations:
     """The list of one process, for a node without Redis."""
@@ -97,3 +103,7 @@ class LocalRevocations:
         """See Revocations."""
         wanted = [(Kind.IDENTITY, identity)] + ([(Kind.TOKEN, token_id)] if token_id is not None else [])
         return [self._entries[key] for key in wanted if key in self._entries]
+
+    async def now_s(self) -> float:
+        """See Revocations."""
+        return self._clock()

@@ -90,6 +90,10 @@ class RedisRevocations:
         pairs = zip(wanted, scores, strict=True)
         return [Revocation(kind, name, float(score) / 1000) for (kind, name), score in pairs if score is not None]
 
+    async def now_s(self) -> float:
+        """See Revocations."""
+        return float(await self._run(Call("revocation_time", [self._key], []))) / 1000
+
     async def _watch(self, watcher: Watcher) -> None:
         is_failing = False
         while True:

@@ -91,6 +91,14 @@ async def test_an_added_revocation_is_listed_and_notified(revocations: Revocatio
     assert seen.names == ["alice", "t-1", "bob"], "in order, each once"
 
 
+async def test_an_entry_is_dated_no_earlier_than_a_time_that_was_asked_before(revocations: Revocations) -> None:
+    for number in range(50):  # some of them within the same millisecond
+        asked_s = await revocations.now_s()
+        await revocations.add(Kind.IDENTITY, f"user {number}")
+        (found,) = await revocations.find(f"user {number}", None)
+        assert time.time() - 30 < asked_s <= found.at_s
+
+
 async def test_a_herd_of_logins_is_answered(revocations: Revocations) -> None:
     await revocations.add(Kind.IDENTITY, "user 7")
     found = await asyncio.gather(*(revocations.find(f"user {number}", "t") for number in range(500)))

@@ -9,6 +9,7 @@ from snorky.gateway.errors import ConfigurationError
 __all__ = ["listen", "url_of"]
 
 BACKLOG: Final = 4096  # after a restart all clients reconnect at once; the kernel limits it to somaxconn
+PORTS_TRIED: Final = 10  # for port 0: one that is free for the first family may be in use in the other
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes: int = 0) -> list[socket.socket]:
@@ -17,6 +18,21 @@ def listen(host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes:
     reuse_port: share it with other processes of this gateway. send_buffer_bytes: SO_SNDBUF of the connections; 0 = the
     kernel's default, which buffers 4 MB for a client that does not read. Raises ConfigurationError.
     """
+    tries = 1 if port else PORTS_TRIED
+    while True:
+        tries -= 1
+        try:
+            return _listen(host, port, reuse_port=reuse_port, send_buffer_bytes=send_buffer_bytes)
+        except OSError as error:
+            is_in_use = error.errno == errno.EADDRINUSE
+            if tries and is_in_use:
+                continue
+            advice = "choose another port, or stop what listens there" if is_in_use else "check host"
+            where = f"{host or '*'}:{port}"
+            raise ConfigurationError(f"cannot listen on {where}: {error.strerror}; {advice}") from error
+
+
+def _listen(host: str, port: int, *, reuse_port: bool, send_buffer_bytes: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in _addresses(host, port):
@@ -47,12 +63,10 @@ def listen(host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes:
             bound.listen(BACKLOG)
             bound.setblocking(False)
         return sockets
-    except OSError as error:
+    except OSError:
         for each in sockets:
             each.close()
-        where = f"{host or '*'}:{port}"
-        advice = "choose another port, or stop what listens there" if error.errno == errno.EADDRINUSE else "check host"
-        raise ConfigurationError(f"cannot listen on {where}: {error.strerror}; {advice}") from error
+        raise
 
 
 def url_of(bound: socket.socket) -> str:

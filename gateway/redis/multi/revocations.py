@@ -64,6 +64,10 @@ class SpreadRevocations:
                     found[entry.kind, entry.name] = entry
         return list(found.values())
 
+    async def now_s(self) -> float:
+        """See Revocations; the earliest time of several, because each Redis dates its own entries."""
+        return min(await _any_of(*(each.now_s() for each in self._lists)))
+
     def _on_told(self, watcher: Watcher, told_by: int, entry: Revocation) -> None:
         now = self._clock()
         for key, untils in list(self._expected.items()):

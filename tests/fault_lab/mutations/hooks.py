@@ -181,8 +181,8 @@ HOOKS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="cached answer and a revocation",
         file="gateway/auth/authenticator.py",
-        old="valid_since_s=answer.asked_at_s,",
-        new="valid_since_s=self._clock(),",
+        old="self._enter_since(who, answer.asked_at_s)",
+        new="self._enter_since(who, self._clock())",
         argv=test(_CONNECT, "test_cached_answer_admits_no_identity_that_was_revoked_since"),
     ),
     Mutation(

@@ -76,6 +76,27 @@ IDLE_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/contract/test_revocations.py", "while_the_node_stops_fails"),
     ),
     Mutation(
+        guard="times of revocations that are not later than those of later entries",
+        file="gateway/redis/lua/revocation_time.lua",
+        old="math.floor(",
+        new="math.ceil(",
+        argv=test("tests/contract/test_revocations.py", "is_dated_no_earlier"),
+    ),
+    Mutation(
+        guard="the clock that dates revocations",
+        file="gateway/auth/authenticator.py",
+        old="since_s - (self._clock() - list_s)",
+        new="since_s",
+        argv=test("tests/unit/auth/test_revocation.py", "by_the_clock_of_the_list"),
+    ),
+    Mutation(
+        guard="a port that is free for both families",
+        file="gateway/http/serving/listen.py",
+        old="tries = 1 if port else PORTS_TRIED",
+        new="tries = 1",
+        argv=test("tests/unit/http/serving/test_site.py", "free_for_both_families"),
+    ),
+    Mutation(
         guard="end of the wait without clients",
         file="gateway/node.py",
         old="        self._auth.revocations.hurry()\n",

@@ -4,13 +4,16 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from itertools import count, islice
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.auth.sessions import Session
 from snorky.gateway.config.auth import Auth
+from snorky.gateway.contracts.hooks import Answer
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
@@ -183,6 +186,47 @@ async def test_the_list_knows_whether_a_node_has_clients_and_when_one_connects()
         assert idle.has_clients(), "before it has a connection"
         site.node.auth.leave(session)
         assert not idle.has_clients()
+
+
+class Client:
+    """A connection that nobody looks at."""
+
+    is_closed, identity, remote_ip = False, None, ""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close."""
+
+
+@pytest.mark.parametrize("behind_s", [3600.0, -3600.0])
+@pytest.mark.parametrize("way", ["identify", "enter_as", "enter_answer"])
+async def test_an_identity_without_a_token_is_compared_by_the_clock_of_the_list(way: str, behind_s: float) -> None:
+    seconds = count(1_000_000.0, 0.001)
+    revocations = LocalRevocations(lambda: next(seconds) - behind_s)
+    auth = Authenticator(metrics=Metrics(), revocations=revocations, clock=lambda: next(seconds))
+    auth.start(lambda: ())
+
+    async def entered() -> Session:
+        if way == "identify":
+            connection: Any = Client()
+            await auth.identify(connection, "ann")
+            session = auth._sessions.of(connection)
+        elif way == "enter_as":
+            session = await auth.enter_as(answer_ann)
+        else:
+            session = await auth.enter_answer(Answer("ann", expires_at_s=2_000_000.0, asked_at_s=next(seconds)))
+        assert session is not None
+        return session
+
+    async def answer_ann() -> str:
+        return "ann"
+
+    await auth.revoke("ann")
+    next(islice(seconds, 10, None))  # until then a revocation may also apply to a login after it
+    earlier = await entered()
+    assert earlier.end is None, "it was revoked before"
+    await auth.revoke("ann")
+    assert earlier.end is not None
+    await auth.stop()
 
 
 class Hastened(LocalRevocations):

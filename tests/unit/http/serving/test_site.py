@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -67,6 +68,27 @@ def test_an_invalid_host_is_reported() -> None:
         listen("203.0.113.1", 0)
     with pytest.raises(ConfigurationError, match="check host"):
         listen("no.such.host.invalid", 0)
+
+
+def test_a_free_port_is_free_for_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[socket.socket] = []
+    plain = socket.socket
+
+    class Late(plain):  # type: ignore[misc, valid-type]
+        """Before it binds the second family, another program takes the port there, but only once."""
+
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET and not taken:
+                taken.append(plain(socket.AF_INET, socket.SOCK_STREAM))
+                taken[0].bind(("0.0.0.0", address[1]))
+            super().bind(address)
+
+    monkeypatch.setattr("snorky.gateway.http.serving.listen.socket.socket", Late)
+    sockets = listen("", 0)
+    ports = {each.getsockname()[1] for each in sockets}
+    assert len(taken) == 1 and len(ports) == 1 and taken[0].getsockname()[1] not in ports
+    for each in [*taken, *sockets]:
+        each.close()
 
 
 def test_a_name_with_two_families_is_bound_in_both_on_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
