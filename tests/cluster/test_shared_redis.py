@@ -202,7 +202,11 @@ async def test_nothing_that_was_acknowledged_is_lost_in_silence(town: Town, what
     if what in REPLACED:
         repairs = [await node.metric("snorky_redis_library_repairs_total") for node in town.nodes]
         assert sum(repairs) >= 1
-        assert any("functions repaired" in node.log for node in town.nodes)
+
+        async def is_logged() -> bool:
+            return any("functions repaired" in node.log for node in town.nodes)
+
+        await eventually(is_logged, within_s=30, what="the repair is logged")
 
 
 @pytest.mark.parametrize(
@@ -258,9 +262,9 @@ async def test_nodes_of_an_incompatible_version_are_logged_counted_and_found_by_
 
     async def is_seen() -> bool:
         seen = [await node.metric("snorky_nodes_incompatible") for node in town.nodes]
-        return seen == [1, 1]
+        return seen == [1, 1] and all("nodes of an incompatible version" in node.log for node in town.nodes)
 
-    await eventually(is_seen, within_s=30, what="both nodes have seen it")
+    await eventually(is_seen, within_s=30, what="both nodes have seen and logged it")
     for node in town.nodes:
         assert node.log.count("nodes of an incompatible version") == 1
     code, text = await town.check()
