@@ -139,6 +139,7 @@ class Process:
         if self.is_running:
             self.kill()
         await self.wait()
+        await asyncio.to_thread(self._reader.join, 30.0)  # workers whose supervisor was killed drain first
         assert self._process.stdout is not None
         self._process.stdout.close()
 
