@@ -108,18 +108,22 @@ async def test_second_subscription_is_refused(url: str, recover: Any) -> None:
 async def test_reply_comes_before_what_its_channel_receives(nodes: Nodes, url: str) -> None:
     broker = nodes.gateways[0].node._broker
     subscribe = broker.subscribe
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def slowly(key: str) -> None:
         await subscribe(key)
-        await asyncio.sleep(0.3)
+        has_begun.set()
+        await may_end.wait()
 
     async with connected(url) as client, connected(url) as other:
         await other.call("subscribe", channel="busy")
         broker.subscribe = slowly  # type: ignore[method-assign]
         await client.send({"id": 5, "subscribe": {"channel": "busy"}})
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(DEADLINE_S):
+            await has_begun.wait()
         await other.call("publish", channel="busy", data="meanwhile")
         await other.push("busy", "pub")
+        may_end.set()
         seen: list[Any] = []
         while len(seen) < 2:
             await client._hear()

@@ -51,7 +51,7 @@ async def pair(request: pytest.FixtureRequest, shared: SharedServers) -> AsyncIt
             nodes.append((await stack.enter_async_context(running_node(registry, settings=settings)), registry))
         redis = client_of(target_from_url(server.url).of(NAME.encode()), timeout_s=10.0)
         stack.push_async_callback(redis.aclose)
-        await eventually(lambda: _are_ready(nodes), within_s=10, what="both nodes receive from Redis")
+        await eventually(lambda: _are_ready(nodes), within_s=30, what="both nodes receive from Redis")
         yield Pair(nodes, server, redis)
         for node, _ in nodes:
             for connection in node.connections:
@@ -72,7 +72,7 @@ async def fcall(pair: Pair, payload: str, *key: str) -> str:
             assert isinstance(error, RedisConnectionError) or "Function not found" in str(error), error
             return None
 
-    found = await eventually(answer, within_s=10, what="the function is loaded")
+    found = await eventually(answer, within_s=30, what="the function is loaded")
     return str(found.decode())
 
 
@@ -128,7 +128,7 @@ async def test_an_entry_of_17_mib_is_a_tombstone_and_delivery_continues(pair: Pa
         reply = await late.ask("pubsub", "subscribe", channel="room:1", recover=begun)
         return reply if isinstance(reply, dict) else None
 
-    reply = await eventually(recovered, within_s=20, what="history is read")
+    reply = await eventually(recovered, within_s=30, what="history is read")
     assert reply["recovered"] is True
     assert [each["message"] for each in reply["messages"]] == [None, "after it"]
     assert reply["messages"][0]["tombstone"] is True
@@ -169,7 +169,7 @@ async def test_history_of_a_rule_that_changes_while_nodes_run(pair: Pair) -> Non
     async def is_known() -> bool:
         return second.channels.promised("pubsub", "bare", None) == History(300.0, 5)
 
-    await eventually(is_known, within_s=10, what="the other node has read the rules")
+    await eventually(is_known, within_s=30, what="the other node has read the rules")
     name = NAME.replace("room:1", "bare")
     async with client_of(target_from_url(pair.server.url).of(name.encode()), timeout_s=10.0) as redis:
         assert await redis.execute_command("FCALL", "snorky_publish", 1, name, "1", "k") != b""

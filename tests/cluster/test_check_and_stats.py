@@ -30,8 +30,8 @@ async def test_check_reports_different_rules_in_redis_and_on_nodes(redis, tmp_pa
             told = ("the nodes promise other channel rules" in output, "nodes with other channel rules" in output)
             return code == 0 and told == (differs, differs) and "not loaded" not in output
 
-        await eventually(lambda: says(old, differs=False), within_s=10, what="the same rules are found to be the same")
-        await eventually(lambda: says(new, differs=True), within_s=10, what="other rules are reported")
+        await eventually(lambda: says(old, differs=False), within_s=30, what="the same rules are found to be the same")
+        await eventually(lambda: says(new, differs=True), within_s=30, what="other rules are reported")
 
 
 async def test_check_is_content_with_a_good_redis(redis):

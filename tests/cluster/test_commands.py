@@ -65,7 +65,7 @@ async def test_publication_is_stored_if_the_nodes_have_a_history_rule(redis, tmp
         async def is_loaded():
             return "not loaded" not in (await snorky("check", "--config", str(config), env=env))[1]
 
-        await eventually(is_loaded, within_s=10, what="the node has loaded the function")
+        await eventually(is_loaded, within_s=30, what="the node has loaded the function")
         code, output = await snorky("publish", "kept:a", "1", env=env)
         assert code == 0
         assert re.fullmatch(r"kept at \w+:1:\w+; 0 nodes received it\n", output), output

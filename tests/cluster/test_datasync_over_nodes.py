@@ -94,7 +94,7 @@ async def race(cluster: Cluster, *, clients: int, seed: int, disturb: Callable[[
         async def is_complete(subscriber: Subscriber = subscriber) -> bool:
             return bool(subscriber.numbers) and subscriber.numbers[-1] == DELTAS - 1
 
-        await eventually(is_complete, within_s=20.0, what="the last delta has arrived")
+        await eventually(is_complete, within_s=30, what="the last delta has arrived")
         numbers = subscriber.numbers
         assert before <= numbers[0] <= after, (before, numbers[0], after)
         assert numbers == list(range(numbers[0], DELTAS))
@@ -158,7 +158,7 @@ async def local_cluster(url: str) -> AsyncIterator[LocalCluster]:
         async def are_ready() -> bool:
             return all(node.is_ready for node in cluster.nodes)
 
-        await eventually(are_ready, within_s=10.0, what="all nodes receive")
+        await eventually(are_ready, within_s=30, what="all nodes receive")
         yield cluster
         for node in cluster.nodes:
             for connection in node.connections:
@@ -206,7 +206,7 @@ async def test_an_acquisition_whose_answer_from_redis_was_lost_may_be_tried_agai
             return answers[-1] != "Error: Temporarily unavailable"
 
         proxy.lose_next_reply(to=token.encode() + (b"}:taken" if lost == "take" else b""))
-        await eventually(is_answered, within_s=10.0, what="redis answers again")
+        await eventually(is_answered, within_s=30, what="redis answers again")
         assert proxy.lost_bytes > 0
         assert answers[0] == "Error: Temporarily unavailable" and answers[-1] is None
         assert [each["delta"]["data"]["n"] for each in client.notifications] == [0]

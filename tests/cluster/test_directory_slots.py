@@ -28,7 +28,7 @@ async def test_each_script_stays_in_one_slot_and_survives_a_script_flush(kind: s
         async def is_up() -> bool:
             return b"cluster_state:ok" in bytes(await client.execute_command("CLUSTER", "INFO"))
 
-        await eventually(is_up, within_s=10, what="the cluster of one")
+        await eventually(is_up, within_s=30, what="the cluster of one")
         cluster = RedisTestCluster(server, stack, PATIENT)
         await cluster.listen(ROOM)
         a, b = await cluster.node("a"), await cluster.node("b")

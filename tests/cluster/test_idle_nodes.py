@@ -31,7 +31,7 @@ async def test_a_node_without_clients_sends_at_most_three_commands_a_second(kind
         async def rests() -> bool:
             return len([each for each in await client.client_list() if "b" in each["flags"]]) == nodes
 
-        await eventually(rests, within_s=10, what="the nodes wait for orders")
+        await eventually(rests, within_s=30, what="the nodes wait for orders")
         sent: Counter[str] = Counter()
         async with client.monitor() as monitor:
             try:

@@ -203,7 +203,7 @@ async def test_sender_that_goes_while_its_body_is_read_is_no_fault_of_the_node(
     async def is_counted() -> bool:
         return requests(nodes).get((APP, "malformed")) == 1
 
-    await eventually(is_counted, within_s=10, what="the request has ended")
+    await eventually(is_counted, within_s=30, what="the request has ended")
     assert "request failed" not in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ from tests.support.clients.pusher import PusherClient, SubscriptionFailed, conne
 from tests.support.clients.pusher_xhr import connected_xhr
 from tests.support.processes.nodes import NodeProcess, RedisProcess
 from tests.support.processes.tools import eventually
-from tests.support.scenarios.protocol_nodes import ENV, Nodes, token_of
+from tests.support.scenarios.protocol_nodes import ENV, Nodes, subscriptions_of, token_of
 
 APP: Final = "SNORKY_PUBLIC__PUSHER_APPS__SHOP__"
 ON: Final = {f"{APP}SUBSCRIPTION_COUNTS": "true"}
@@ -163,6 +163,8 @@ async def test_only_clients_of_the_app_with_the_option_count_and_are_told(
         await bob.subscribe("kept.news")
         for each in (ann, bob):
             assert set(await until_told(each, "kept.news", 2)) <= {1, 2}
+        # a plain WebSocket is not told when it is subscribed
+        await nodes.until_subscribed(3 + sum(subscriptions_of(kind) for kind in PROTOCOLS if kind != "pusher"))
         publisher = await stack.enter_async_context(Publisher(nodes.redis_url))
         await publisher.publish("kept.news", "fence")
         for each in others:
@@ -226,7 +228,8 @@ async def test_subscribers_of_a_node_that_is_killed_leave_the_number(
     env: dict[str, str],
 ) -> None:
     async with RedisProcess.running(tmp_path) as redis, AsyncExitStack() as stack:
-        env = {**ENV, **env, "SNORKY_REDIS_URL": redis.url}
+        quiet = {"SNORKY_PUBLIC__PING_INTERVAL_S": "300"}  # a client that waits for the others answers no pings
+        env = {**ENV, **env, **quiet, "SNORKY_REDIS_URL": redis.url}
         victim, *others = [NodeProcess(env) for _ in range(3)]
         for node in (victim, *others):
             stack.push_async_callback(node.close)

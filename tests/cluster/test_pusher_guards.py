@@ -108,7 +108,7 @@ async def test_grant_ends_with_its_subscription(nodes: Nodes, url: str) -> None:
         async def are_gone() -> bool:
             return len(nodes.gateways[0].node.auth.grants) == 0
 
-        await eventually(are_gone, within_s=5.0, what="no grant is left")
+        await eventually(are_gone, within_s=30, what="no grant is left")
 
 
 @pytest.mark.parametrize("rules", [[], [{"match": "private-*", "allow_subscribe": "token"}]])

@@ -141,7 +141,7 @@ async def test_names_and_rooms_are_true_over_node_processes(tmp_path: Path) -> N
         await race.close()
         assert race.quiet_points > 0
         assert race.actions > 20 * DURATION_S
-        await stage.is_clean(within_s=10.0)
+        await stage.is_clean(within_s=30)
 
 
 class SilentLink:

@@ -191,7 +191,7 @@ async def cluster_of(url: str) -> AsyncIterator[Cluster]:
         async def are_ready() -> bool:
             return all(node.is_ready for node in cluster.nodes)
 
-        await eventually(are_ready, within_s=10.0, what="all nodes receive")
+        await eventually(are_ready, within_s=30, what="all nodes receive")
         yield cluster
         for node in cluster.nodes:
             for connection in node.connections:
@@ -260,7 +260,7 @@ async def test_stalled_redis_loses_nothing(tmp_path: Path) -> None:
             await cluster.until_published(500)
             server.freeze()
             try:
-                await eventually(are_unverified, within_s=10.0, what="the nodes know that they receive nothing")
+                await eventually(are_unverified, within_s=30, what="the nodes know that they receive nothing")
             finally:
                 server.thaw()
             await cluster.until_published(500)

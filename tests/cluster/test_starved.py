@@ -11,7 +11,7 @@ import aiohttp
 
 from tests.cluster.test_start_stop import DEADLINE_S, DRAIN_GRACE_S, Situation, started, until_ready, watch
 from tests.support.processes.nodes import GATEWAY, clean_environment
-from tests.support.processes.tools import ROOT, free_port
+from tests.support.processes.tools import ROOT, eventually, free_port
 
 _F_SETPIPE_SZ = 1031
 
@@ -73,7 +73,11 @@ async def test_more_clients_than_descriptors_leave_the_private_port_alone(tmp_pa
             assert float(refused.split()[1]) >= 10
             limit = next(line for line in text.splitlines() if line.startswith("snorky_connections_limit "))
             assert float(limit.split()[1]) < 48
-            assert "connections refused" in process.log
+
+            async def is_logged() -> bool:
+                return "connections refused" in process.log
+
+            await eventually(is_logged, within_s=DEADLINE_S, what="the refusals are logged")
         finally:
             for _, writer in sockets:
                 writer.close()

@@ -180,7 +180,7 @@ async def test_quota_of_writes_refused_by_redis_is_returned(tmp_path: Path, what
                 assert reply.get("code") != "rate_limited"
                 return bool(reply["type"] == "response")
 
-            await eventually(takes, within_s=10, what="Redis takes it")
+            await eventually(takes, within_s=30, what="Redis takes it")
             node.disconnect(visitor.connection, 1000)
 
 
@@ -303,10 +303,10 @@ async def test_a_refused_write_is_enough_where_info_is_not_permitted(tmp_path: P
                 await until(lambda: watch._servers)
                 await fill(client)
                 await client.config_set("maxmemory", "20mb")
-                await until(lambda: watch.is_full, within_s=20.0)
+                await until(lambda: watch.is_full, within_s=30)
                 assert watch._metrics.registry.get_sample_value("snorky_redis_memory_used_ratio") == 0
                 await client.flushall()
-                await until(lambda: not watch.is_full, within_s=20.0)
+                await until(lambda: not watch.is_full, within_s=30)
 
 
 async def test_check_reports_the_memory_settings_of_redis(tmp_path: Path) -> None:

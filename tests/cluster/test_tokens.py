@@ -51,7 +51,7 @@ async def house(directory: Path, env: Mapping[str, str] = HMAC, *, count: int = 
         )
 
 
-async def close_code(socket: aiohttp.ClientWebSocketResponse, *, within_s: float = WITHIN_S) -> int | None:
+async def close_code(socket: aiohttp.ClientWebSocketResponse, *, within_s: float = 30.0) -> int | None:
     """Read to the end of a connection."""
     async with asyncio.timeout(within_s):
         async for _ in socket:
@@ -77,11 +77,13 @@ async def test_a_user_and_a_token_are_revoked_on_every_node_and_stay_so(tmp_path
         token, phone, bob = hmac_token(jti="a-1"), hmac_token(jti="a-2"), hmac_token("bob", jti="b-1")
         here, there = await at.connect(0, phone), await at.connect(1, phone)
         await at.backend(0, "revokeToken", jti="a-2")
-        assert await close_code(here) == await close_code(there) == 4503
+        for socket in (here, there):
+            assert await close_code(socket, within_s=WITHIN_S) == 4503
         here, there, other = await at.connect(0, token), await at.connect(1, token), await at.connect(1, bob)
         assert await is_served(here) and await is_served(there)
         await at.backend(1, "revoke", identity="alice")
-        assert await close_code(here) == await close_code(there) == 4503
+        for socket in (here, there):
+            assert await close_code(socket, within_s=WITHIN_S) == 4503
         assert await is_served(other)
         for node in (0, 1):
             for replayed in (token, phone):
@@ -105,7 +107,7 @@ async def test_an_identity_is_disconnected_on_every_node_and_may_reconnect(tmp_p
 
 
 async def test_clients_without_identity_are_refused_where_one_is_required(tmp_path: Path) -> None:
-    env = {**HMAC, "SNORKY_AUTH__REQUIRED": "true", "SNORKY_PUBLIC__HOST": "0.0.0.0", "SNORKY_AUTH__TIMEOUT_S": "1"}
+    env = {**HMAC, "SNORKY_AUTH__REQUIRED": "true", "SNORKY_PUBLIC__HOST": "0.0.0.0", "SNORKY_AUTH__TIMEOUT_S": "4"}
     async with house(tmp_path, env, count=1) as at:  # 0.0.0.0 without --insecure
         silent, known = await at.connect(), await at.connect(0, hmac_token())
         assert (await call(silent, "subscribe", channel="a"))["message"] == "Not authenticated"
@@ -119,7 +121,7 @@ async def test_clients_without_identity_are_refused_where_one_is_required(tmp_pa
 
 async def test_a_connection_ends_with_its_token(tmp_path: Path) -> None:
     async with house(tmp_path, count=1) as at:
-        socket = await at.connect(0, hmac_token(exp=time.time() + 2))
+        socket = await at.connect(0, hmac_token(exp=time.time() + 5))
         assert await is_served(socket)
         assert await close_code(socket) == 4501
 
@@ -135,7 +137,7 @@ async def test_a_thousand_logins_at_once_ask_the_issuer_once(tmp_path: Path) -> 
         async def is_asked() -> bool:
             return keys.requests > 0
 
-        await eventually(is_asked, within_s=10, what="the issuer is asked")
+        await eventually(is_asked, within_s=30, what="the issuer is asked")
         keys.gate.set()
         answers = await asyncio.gather(*logins)
         assert {answer["data"]["identity"] for answer in answers} == {"alice"}
@@ -197,7 +199,11 @@ async def test_no_token_is_written_down_anywhere(tmp_path: Path) -> None:
             await reader.read()
             writer.close()
         await at.backend(0, "revokeToken", jti="a-1")
-        assert "identify failed" in node.log, "the hook was asked, or this proves nothing"
+
+        async def is_logged() -> bool:
+            return "identify failed" in node.log
+
+        await eventually(is_logged, within_s=30, what="the hook was asked, or this proves nothing")
         _, metrics = await node.ask("/metrics")
         for text in (node.log, metrics):
             assert not [mark for mark in marks if mark[:24] in text]

@@ -129,15 +129,17 @@ class Process:
         self.signal(signal.SIGCONT)
 
     async def wait(self, within_s: float = 30.0) -> int:
-        """Wait for its end and return its exit code."""
-        return await asyncio.to_thread(self._process.wait, within_s)
+        """Wait for its end and return its exit code. `log` is then complete, unless children still write to it."""
+        code = await asyncio.to_thread(self._process.wait, within_s)
+        await asyncio.to_thread(self._reader.join, 5.0)
+        return code
 
     async def close(self) -> None:
         """End it if it runs, and close its output."""
         if self.is_running:
             self.kill()
         await self.wait()
-        await asyncio.to_thread(self._reader.join, 5.0)
+        await asyncio.to_thread(self._reader.join, 30.0)  # workers whose supervisor was killed drain first
         assert self._process.stdout is not None
         self._process.stdout.close()
 
