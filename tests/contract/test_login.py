@@ -156,7 +156,7 @@ async def test_tls_connections_heal_too(tmp_path: Path) -> None:
         async with open_broker(server.url) as (broker, heard):
             await broker.subscribe("pubsub:news")
             await server.restart()
-            await heard.until(lambda: heard.interruptions == 1, within_s=30)
+            await heard.until(lambda: heard.interruptions == 1, within_s=3.0)
             await hears(broker)
             assert await broker.publish("pubsub:news", b"1") == 1
 
