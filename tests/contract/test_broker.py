@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -110,14 +111,17 @@ async def test_subscribe_unsubscribe_subscribe_ends_subscribed(server: AnyServer
 async def test_unsubscribe_reaches_redis_after_the_linger(server: AnyServer, other: Any) -> None:
     async with open_broker(server.url, linger_s=0.2) as (broker, heard):
         await broker.subscribe(NEWS)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         broker.unsubscribe(NEWS)
         assert not broker.is_subscribed(NEWS)
-        assert await subscribers(other, NEWS) == 1  # the subscription lingers
 
         async def is_gone() -> bool:
             return await subscribers(other, NEWS) == 0
 
-        await eventually(is_gone, within_s=5, what="UNSUBSCRIBE")
+        assert not await is_gone() or loop.time() - began_s >= 0.2  # the subscription lingers
+        await eventually(is_gone, within_s=30, what="UNSUBSCRIBE")
+        assert loop.time() - began_s >= 0.2
         await other.publish(name(NEWS), b"unheard")
         await broker.subscribe("pubsub:fence")
         await broker.publish("pubsub:fence", b"")
@@ -188,13 +192,28 @@ async def test_a_publish_fails_while_the_server_is_down_and_works_afterwards(ser
         await heard.until(lambda: heard.interruptions)
         await hears(broker)
         await hears(broker)
-        assert await broker.publish(NEWS, b"found") == 1
-        await heard.until(lambda: heard.of(NEWS) == [b"found"])
+
+        async def is_published() -> bool:
+            with suppress(BrokerUnavailable):  # the timeout is short
+                assert await broker.publish(NEWS, b"found") == 1
+                return True
+            return False
+
+        await eventually(is_published, within_s=30, what="a publication is answered in time")
+        await heard.until(lambda: heard.of(NEWS))
+        assert set(heard.of(NEWS)) == {b"found"}
 
 
 async def test_subscribe_fails_in_time_while_the_server_is_down(server: AnyServer) -> None:
     async with open_broker(server.url, confirm_timeout_s=0.2) as (broker, heard):
-        await broker.subscribe(NEWS)
+
+        async def is_confirmed() -> bool:
+            with suppress(BrokerUnavailable):  # the timeout is short
+                await broker.subscribe(NEWS)
+                return True
+            return False
+
+        await eventually(is_confirmed, within_s=30, what="a subscription is confirmed in time")
         await server.stop()
         await hears(broker, False)
         with pytest.raises(BrokerUnavailable):
@@ -207,13 +226,13 @@ async def test_subscribe_fails_in_time_while_the_server_is_down(server: AnyServe
 
 
 async def test_paused_reading_keeps_redis_verified_and_loses_nothing(server: AnyServer, other: Any) -> None:
-    async with open_broker(server.url, silence_s=0.2, deadline_s=0.2) as (broker, heard):
+    async with open_broker(server.url, silence_s=0.2, deadline_s=1.0) as (broker, heard):
         await broker.subscribe(NEWS)
         broker.pause()
         await other.publish(name(NEWS), b"kept")
         loop = asyncio.get_running_loop()
-        over = loop.time() + 1.0
-        while loop.time() < over:  # five deadlines
+        over = loop.time() + 2.0
+        while loop.time() < over:  # a silence and a deadline
             assert not broker.is_redis_unverified
             await asyncio.sleep(0.02)
         assert heard.publications == []
@@ -248,7 +267,7 @@ async def test_stop_ends_all_and_later_calls_fail_at_once(server: AnyServer, oth
         async def is_gone() -> bool:
             return await subscribers(other, NEWS) == 0
 
-        await eventually(is_gone, within_s=5, what="the connection is closed")
+        await eventually(is_gone, within_s=30, what="the connection is closed")
 
 
 async def test_a_listener_that_fails_does_not_stop_delivery(server: AnyServer) -> None:

@@ -146,7 +146,8 @@ async def test_orders_are_taken_as_they_are(make: MakeLog, text: str) -> None:
     await ready(log, seen)
     await log.add(given)
     await seen.told("1")
-    assert seen.orders[-1] == given
+    found = [each for each in seen.orders if each.id != "ready"]  # another Redis may report that one later
+    assert list(dict.fromkeys(found)) == [given]
 
 
 async def test_an_order_that_is_too_large_is_refused(make: MakeLog) -> None:
@@ -237,7 +238,7 @@ async def test_old_orders_are_removed_but_not_the_newest_one(tmp_path: Path) -> 
         seen = begin(log)
         for number in range(3):
             await log.add(order(f"old {number}"))
-        await seen.told("old 2")
+            await seen.told(f"old {number}")  # before it can be removed
         await asyncio.sleep(0.4)
         await log.add(order("new"))
         async with server.client() as redis:
@@ -264,13 +265,14 @@ async def test_a_node_is_notified_if_orders_were_removed_before_it_read_them(tmp
 
 async def test_orders_are_refused_and_none_is_discarded_when_too_many_are_kept(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, logs(server.url) as make:
-        log = make("a", orders_max=3, keep_s=0.5)
+        log = make("a", orders_max=3, keep_s=3.0)
         seen = begin(log)
         for number in range(3):
             await log.add(order(f"o{number}"))
         with pytest.raises(LimitExceeded, match="Too many control orders"):
             await log.add(order("refused"))
-        await asyncio.sleep(0.6)
+        await seen.told("o2")
+        await asyncio.sleep(3.1)
         await log.add(order("later"))
         await seen.told("later")
         assert seen.ids == ["o0", "o1", "o2", "later"] and seen.missed == 0

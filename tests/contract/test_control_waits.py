@@ -34,7 +34,7 @@ async def waiting(redis: Any, *, count: int = 1) -> str:
         found = [each["id"] for each in await redis.client_list() if "b" in each["flags"]]
         return found if len(found) == count else []
 
-    return (await eventually(find, within_s=5, what="nodes wait"))[0]
+    return (await eventually(find, within_s=30, what="nodes wait"))[0]
 
 
 async def xadd(server: AnyServer, number: int, order_id: str) -> None:
@@ -51,9 +51,10 @@ async def test_a_node_without_orders_sends_less_than_one_command_a_second(kind: 
         await ready(log, begin(log))
         await waiting(redis)
         await redis.config_resetstat()
+        began_s = time.monotonic()
         await asyncio.sleep(2 * WAIT_S)
         stats = await redis.info("commandstats")
-        assert 1 <= stats["cmdstat_xread"]["calls"] <= 3
+        assert 1 <= stats["cmdstat_xread"]["calls"] <= 1 + (time.monotonic() - began_s) / WAIT_S
         assert "cmdstat_xrange" not in stats
 
 
@@ -230,7 +231,7 @@ async def test_a_node_that_may_not_wait_also_logs_that_redis_does_not_answer(tmp
 
             async with logs(server.url.replace("redis://", "redis://node:secret@")) as make:
                 begin(make())
-                await eventually(lambda: has_logged(1), within_s=5, what="the missing right")
+                await eventually(lambda: has_logged(1), within_s=30, what="the missing right")
                 await server.stop()
-                await eventually(lambda: has_logged(2), within_s=5, what="that Redis is away")
+                await eventually(lambda: has_logged(2), within_s=30, what="that Redis is away")
         assert "xread" in texts()[0] and "xread" not in texts()[1]

@@ -1,6 +1,7 @@
 """Another library in Redis is repaired, and publications made meanwhile are reported as a gap."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -92,8 +93,8 @@ async def test_unstored_publications_invalidate_positions_of_channels_without_fo
             found = [await each.read("pubsub:kept:a", after, is_away=True) for each in (keeper, other)]
             return all(each is not None and each[-1].position == last for each in found)
 
-        await eventually(is_refused, within_s=10, what="the other node has seen the mark")
-        await eventually(are_later_ones_good, within_s=10, what="positions after the repair are valid")
+        await eventually(is_refused, within_s=30, what="the other node has seen the mark")
+        await eventually(are_later_ones_good, within_s=30, what="positions after the repair are valid")
         assert await keeper.read("pubsub:kept:a", before, is_away=True) is None
     await client.aclose()
 
@@ -145,10 +146,16 @@ async def test_recent_ignores_a_position_ended_by_a_foreign_publication(redis: R
         second = await keeper.publish(key, b"2", HISTORY)
         found, _ = await keeper.recent(key, 10, before)
         assert [each.position for each in found] == [second]
-        await client.execute_command("FUNCTION", "LOAD", "REPLACE", OLDER)
-        await fcall(client, NAME, "3")
+        kept = [b"1", b"2"]
+        for _ in range(20):
+            await client.execute_command("FUNCTION", "LOAD", "REPLACE", OLDER)
+            if await fcall(client, NAME, "3") == "":
+                break
+            kept.append(b"3")  # the node was faster
+        else:
+            pytest.fail("the node replaced it each time before it was called")
         found, _ = await keeper.recent(key, 10, before)
-        assert [each.payload for each in found] == [b"1", b"2"], "as if there were no position"
+        assert [each.payload for each in found] == kept, "as if there were no position"
     await client.aclose()
 
 
@@ -226,12 +233,13 @@ async def test_a_recovery_asks_once_which_library_is_there(redis: RedisServer) -
             stats = await client.info("commandstats")
             return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("fcall_ro", "function|load")}
 
-        first = await calls()
+        began_s, first = time.monotonic(), await calls()
         for _ in range(10):
             assert await keeper.read(key, before, is_away=True) == []
         second = await calls()
         looks = second["fcall_ro"] - first["fcall_ro"] - 10
-        assert looks in (0, 1) and second["function|load"] == first["function|load"]  # 1: the node's own check
+        own = 1 + (time.monotonic() - began_s) / LOOK_S  # the node's own checks
+        assert 0 <= looks <= own and second["function|load"] == first["function|load"]
     await client.aclose()
 
 

@@ -143,7 +143,7 @@ async def test_a_refused_take_leaves_nothing_behind(make: MakeNode) -> None:
     a, b = make("a"), make("b")
     assert await a.take("ann", 5, 3)
     assert not await b.take("ann", 5, 3)
-    await eventually(lambda: a.take("ann", 5, 2), within_s=5.0, what="`b` has given back what it could not use")
+    await eventually(lambda: a.take("ann", 5, 2), within_s=30, what="`b` has given back what it could not use")
 
 
 async def test_a_cancelled_take_is_given_back(make: MakeNode) -> None:
@@ -169,7 +169,7 @@ async def test_the_units_of_a_dead_node_become_free(make: MakeNode) -> None:
     a, b = make("a", ttl_s=1.0, renew_s=0.25), make("b", ttl_s=1.0, renew_s=0.25)
     assert await a.take("ann", 1)
     await a.die()
-    await eventually(lambda: b.take("ann", 1), within_s=5.0, what="Redis frees the units")
+    await eventually(lambda: b.take("ann", 1), within_s=30, what="Redis frees the units")
 
 
 async def test_nodes_learn_the_demands_of_the_others(make: MakeNode) -> None:
@@ -230,9 +230,9 @@ async def the_redis(url: str) -> AsyncIterator[Any]:
 
 async def test_units_are_renewed(server: Any) -> None:
     async with counting(server.url) as make:
-        a, b = make("a", ttl_s=0.6, renew_s=0.1), make("b", ttl_s=0.6, renew_s=0.1)
+        a, b = make("a", ttl_s=3.0, renew_s=0.1), make("b", ttl_s=3.0, renew_s=0.1)
         assert await a.take("ann", 1)
-        for _ in range(15):
+        for _ in range(40):
             await asyncio.sleep(0.1)  # longer than the units would live without renewal
             assert not await b.take("ann", 1)
 
@@ -253,7 +253,7 @@ async def test_what_other_nodes_took_meanwhile_is_lost(server: Any) -> None:
 
 async def test_after_a_loss_of_data_the_same_units_count(server: Any) -> None:
     async with counting(server.url) as make:
-        a, b = make("a", settle_s=0.5), make("b", settle_s=0.5)
+        a, b = make("a", settle_s=3.0), make("b", settle_s=3.0)
         assert await a.take("ann", 3, 2)
         assert await b.take("bob", 3, 1)
         async with the_redis(server.url) as redis:
@@ -279,7 +279,7 @@ async def test_an_unreachable_redis_grants_nothing(tmp_path: Path) -> None:
             await b.take("ann", 3)
         a.give_back("ann")
         server.thaw()
-        await eventually(lambda: may(b.take("ann", 1)), within_s=10.0, what="the unit is free again")
+        await eventually(lambda: may(b.take("ann", 1)), within_s=30, what="the unit is free again")
         assert not await a.take("ann", 1)
 
 
@@ -321,7 +321,7 @@ async def test_a_renewal_writes_expired_units_again(server: Any) -> None:
             async def is_written() -> bool:
                 return any([await redis.hexists(key, f"{PER} ann") for key in keys])
 
-            await eventually(is_written, within_s=5.0, what="`a` has written its units again")
+            await eventually(is_written, within_s=30, what="`a` has written its units again")
         assert not await b.take("ann", 1)
 
 
@@ -340,7 +340,7 @@ async def test_demands_expire(server: Any) -> None:
         async def is_expired() -> bool:
             return await a.store.exchange({(PER, "ann"): 1.0}) == {(PER, "ann"): 0.0}
 
-        await eventually(is_expired, within_s=6.0, what="the demand of a dead node expires")
+        await eventually(is_expired, within_s=30, what="the demand of a dead node expires")
 
 
 async def test_units_are_not_current_while_they_cannot_be_renewed(tmp_path: Path) -> None:
@@ -349,19 +349,18 @@ async def test_units_are_not_current_while_they_cannot_be_renewed(tmp_path: Path
         a = make("a", ttl_s=1.0, renew_s=0.2)
         assert not a.store.is_current(PER, "ann")
         assert await a.take("ann", 1)
-        assert a.store.is_current(PER, "ann")
-        server.freeze()
 
         async def is_past() -> bool:
             return not a.store.is_current(PER, "ann")
 
-        await eventually(is_past, within_s=5.0, what="its units may have expired")
-        server.thaw()
-
         async def is_current() -> bool:
             return a.store.is_current(PER, "ann")
 
-        await eventually(is_current, within_s=5.0, what="the units are renewed")
+        await eventually(is_current, within_s=30, what="its units are renewed in time")
+        server.freeze()
+        await eventually(is_past, within_s=30, what="its units may have expired")
+        server.thaw()
+        await eventually(is_current, within_s=30, what="the units are renewed")
 
 
 async def test_many_names_are_written_again_in_several_calls(server: Any) -> None:

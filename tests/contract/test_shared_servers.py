@@ -6,11 +6,18 @@ from typing import Any
 
 import pytest
 
+from tests.support.servers import shared
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import RedisServer
 from tests.support.servers.shared import SharedServers
 
 FUNCTION = "#!lua name=left\nredis.register_function('left', function() return '' end)\n"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server that is to be used again answer late."""
+    monkeypatch.setattr(shared, "ANSWER_WITHIN_S", 30.0)
 
 
 @pytest.fixture
@@ -28,6 +35,7 @@ async def pid_of_next(servers: SharedServers) -> int:
         return server.pid
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_a_test_leaves_is_removed_and_the_server_goes_on(servers: SharedServers) -> None:
     async with servers.lend("valkey") as server:
         assert isinstance(server, RedisServer)
@@ -87,6 +95,7 @@ async def test_a_server_that_a_test_has_changed_is_not_used_again(
     assert await pid_of_next(servers) != pid
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_server_whose_test_failed_is_used_again_if_it_is_as_it_was(servers: SharedServers) -> None:
     pid = await pid_of_next(servers)
     with pytest.raises(ZeroDivisionError):
@@ -95,6 +104,7 @@ async def test_a_server_whose_test_failed_is_used_again_if_it_is_as_it_was(serve
     assert await pid_of_next(servers) == pid
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("kind", ["cluster"])
 async def test_a_cluster_is_used_again_unless_slots_have_moved(servers: SharedServers, kind: str) -> None:
     urls = []

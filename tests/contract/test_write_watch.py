@@ -29,7 +29,7 @@ async def probed(server: AnyServer) -> None:
     """Wait for another probe: it writes the key again."""
     async with server.client() as client:
         await client.delete(PROBE)
-        await eventually(lambda: client.exists(PROBE), within_s=5, what="another probe")
+        await eventually(lambda: client.exists(PROBE), within_s=30, what="another probe")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,5 +98,5 @@ async def test_a_probe_looks_for_the_primary_again_when_its_server_became_a_repl
                 return first not in await probes()
 
             await client.execute_command("REPLICAOF", "127.0.0.1", "1")
-            await eventually(dialled_again, within_s=5, what="another connection")
+            await eventually(dialled_again, within_s=30, what="another connection")
             await until(lambda: watch.refusal.partition(": ")[2].startswith("READONLY"))

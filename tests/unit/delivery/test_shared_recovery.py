@@ -13,7 +13,7 @@ async def test_clients_that_come_after_a_read_share_it_for_a_while(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a node dies, its clients come within seconds: those of one channel had a read each."""
-    monkeypatch.setattr("snorky.gateway.delivery.gap_repair.KEEP_S", 0.2)
+    monkeypatch.setattr("snorky.gateway.delivery.gap_repair.KEEP_S", 3.0)
     reads: list[None] = []
     stage.town.archive.before_read = lambda: reads.append(None)
     await stage.plain(0)
@@ -28,7 +28,7 @@ async def test_clients_that_come_after_a_read_share_it_for_a_while(
     for number, (client, recovery) in back:
         assert [*map(int, payloads(recovery))] == list(range(1, number))
         assert heard(client) == list(range(number, 12))
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(3.2)
     _, recovery = await stage.back(0, since)
     assert len(reads) == 2 and len(recovery.publications) == 11
 

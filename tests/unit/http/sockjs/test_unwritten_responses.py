@@ -84,7 +84,7 @@ async def test_response_that_is_lost_after_its_end_ends_the_session(name: str, w
         hold_writes(site, writer)
         async with unwritten(client, site, name, writer) as first:
             first.cancel()
-            await until(lambda: connection_of(site).is_closed, "the node notices", within_s=5)
+            await until(lambda: connection_of(site).is_closed, "the node notices", within_s=30)
         assert await client.post("xhr", at=1 - writer) == (200, INTERRUPTED)
 
 
@@ -115,7 +115,7 @@ async def test_node_that_dies_with_a_response_ends_the_session_at_once(monkeypat
         hold_writes(site, 1)
         async with unwritten(client, site, "xhr", 1):
             kill(site, 1)
-            await until(lambda: connection_of(site).is_closed, "the node notices", within_s=5)
+            await until(lambda: connection_of(site).is_closed, "the node notices", within_s=30)
             assert await client.post("xhr", at=0) == (200, INTERRUPTED)
 
 
@@ -175,7 +175,7 @@ async def test_slow_response_that_is_cut_ends_the_session(end: str) -> None:
         assert await client.post("xhr", at=0) == (200, "o\n")
         async with slow_poll(client, site) as (_, ends):
             ends[end].abort()
-            await until(lambda: connection_of(site).is_closed, "the node notices", within_s=5)
+            await until(lambda: connection_of(site).is_closed, "the node notices", within_s=30)
         assert await client.post("xhr", at=0) == (200, INTERRUPTED)
 
 
@@ -253,7 +253,7 @@ async def test_nothing_follows_a_lost_response_but_the_end(writer: int) -> None:
             connection: Any = connection_of(site)
             connection.close(3000, "over")
             first.cancel()
-            await until(lambda: not connection._wire._unwritten, "the node notices", within_s=5)
+            await until(lambda: not connection._wire._unwritten, "the node notices", within_s=30)
         assert await client.post("xhr", at=1 - writer) == (200, 'c[3000,"over"]\n')
 
 

@@ -65,5 +65,5 @@ async def test_bytes_waiting_for_the_receivers_window_do_not_count_as_unacknowle
             sent = read_sent(transport)
             return sent is not None and 0 < sent.acked_bytes < 900_000 and not sent.has_unacked
 
-        await eventually(is_settled, within_s=10, what="its system has acknowledged all that it has room for")
+        await eventually(is_settled, within_s=30, what="its system has acknowledged all that it has room for")
         transport.abort()

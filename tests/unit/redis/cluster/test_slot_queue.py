@@ -43,7 +43,7 @@ class Slot:
             self.answers[number].set_exception(PublishRefused("MOVED 5 127.0.0.1:1"))
 
     async def until_sent(self, *expected: tuple[str, int]) -> None:
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(30.0):
             while len(self.sent) < len(expected):  # noqa: ASYNC110 - a timer of the queues
                 await asyncio.sleep(0.005)
         assert self.sent == list(expected)
