@@ -12,7 +12,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from snorky.gateway import ServiceRegistry, Settings
-from snorky.gateway.contracts.directory import Member
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.health import ops_routes
