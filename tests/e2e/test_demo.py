@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.support.processes.chromium import closing_pages
 from tests.support.processes.nodes import NodeProcess
@@ -14,6 +14,7 @@ from tests.support.processes.nodes import NodeProcess
 pytestmark = [pytest.mark.needs("chromium", "make"), pytest.mark.asyncio(loop_scope="module")]
 
 INSTALL_S = 300.0  # on a fresh clone `make demo` makes .venv first
+JOINED_WITHIN_MS = 30_000
 
 
 @asynccontextmanager
@@ -36,8 +37,14 @@ async def open_page(chromium: Browser, url: str, faults: list[str]) -> Page:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda line: faults.append(line.text) if line.type in ("error", "warning") else None)
     await page.goto(url)
-    await expect(page.get_by_test_id("pane-a").get_by_test_id("status")).to_have_attribute("data-state", "open")
+    for name in ("pane-a", "pane-b"):
+        await joined(page.get_by_test_id(name))
     return page
+
+
+async def joined(pane: Locator, encoding: str = "json") -> None:
+    """Wait until a pane is subscribed: a message that is published earlier does not reach it."""
+    await expect(pane.get_by_test_id("log")).to_contain_text(f"speaking {encoding}", timeout=JOINED_WITHIN_MS)
 
 
 async def test_message_of_one_page_appears_in_the_other(chromium: Browser) -> None:
@@ -66,6 +73,7 @@ async def test_panes_of_both_encodings_receive_backend_publications(chromium: Br
         await pane.get_by_test_id("encoding-msgpack").check()
         await expect(pane.get_by_test_id("encoding")).to_have_text("msgpack")
         await expect(pane.get_by_test_id("status")).to_have_attribute("data-state", "open")
+        await joined(pane, "msgpack")
         body = {"command": "publish", "params": {"channel": "demo", "message": {"grüße": "aus dem Backend"}}}
         async with aiohttp.ClientSession() as session:
             envelope = {"service": "pubsub_backend", "message": body}

@@ -16,6 +16,7 @@ from snorky.client.aio import Publisher as AsyncPublisher
 from snorky.gateway.redis.cluster.slots import slot_of
 from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.sentinels import SentinelLab
 
@@ -40,6 +41,13 @@ class Town:
     redis: RedisProcess
     nodes: list[NodeProcess]
 
+    async def is_ready(self) -> bool:
+        """True if the nodes hear Redis, and Redis has the function and the rules."""
+        if [await node.status("/readyz") for node in self.nodes] != [200] * len(self.nodes):
+            return False
+        with Redis.from_url(self.redis.url) as client:
+            return bool(client.function_list("snorky"))
+
     def entries(self, channel: str) -> list[bytes]:
         """Read the payloads that Redis stores of a channel, in order."""
         with Redis.from_url(self.redis.url) as client:
@@ -55,7 +63,9 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         env = {"SNORKY_REDIS_URL": redis.url, "SNORKY_PUBLIC__DRAIN_GRACE_S": "0"}
         argv = [*GATEWAY, "serve", "--config", str(config)]
         nodes = [await stack.enter_async_context(NodeProcess.running(env, argv=argv)) for _ in range(2)]
-        yield Town(redis, nodes)
+        town = Town(redis, nodes)
+        await eventually(town.is_ready, within_s=30, what="the nodes are ready, and the function is loaded")
+        yield town
 
 
 async def test_receipts_have_consecutive_positions_and_the_number_of_nodes(town: Town) -> None:

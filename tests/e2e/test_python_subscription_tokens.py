@@ -168,14 +168,15 @@ async def test_client_without_a_valid_token_is_refused(place: Place) -> None:
 
 
 async def test_subscription_that_expires_is_made_again_and_loses_nothing(place: Place) -> None:
-    tokens = Tokens(lifetime_s=2)
+    tokens = Tokens(lifetime_s=5)
     async with place.client() as client:
         reader = place.read(await client.subscribe("orders:7", recover=True, token=tokens).ready())
-        fixed = SIGNER.subscription_token("ann", "orders:7", expires_in_s=2)
+        fixed = SIGNER.subscription_token("ann", "orders:7", expires_in_s=5)
         async with place.client() as other:
             ending = place.read(await other.subscribe("orders:7", recover=True, token=fixed).ready())
             tokens.refused = OSError("the backend is down")
             await place.publish(5)
+            await ending.until(lambda: len(ending.numbers) == 5)
             await ending.until(lambda: ending.error is not None)
             await place.publish(5)
             tokens.refused = None
@@ -185,8 +186,8 @@ async def test_subscription_that_expires_is_made_again_and_loses_nothing(place: 
 
 
 async def test_token_that_expires_while_its_node_stands_still(place: Place) -> None:
-    tokens = Tokens(lifetime_s=2)
-    fixed = SIGNER.subscription_token("ann", "orders:7", expires_in_s=2)
+    tokens = Tokens(lifetime_s=5)
+    fixed = SIGNER.subscription_token("ann", "orders:7", expires_in_s=5)
     options = {"ping_interval_s": 30.0, "call_timeout_s": 30.0}  # it stays connected to the node
     async with place.client(**options) as client, place.client(**options) as other:
         reader = place.read(await client.subscribe("orders:7", recover=True, token=tokens).ready())
@@ -194,7 +195,7 @@ async def test_token_that_expires_while_its_node_stands_still(place: Place) -> N
         await place.publish(5)
         await ending.until(lambda: len(ending.numbers) == 5)
         place.nodes[0].freeze()
-        await asyncio.sleep(3)
+        await asyncio.sleep(6)
         await place.publish(5)  # after the end of both tokens
         place.nodes[0].thaw()
         await ending.until(lambda: ending.error is not None)

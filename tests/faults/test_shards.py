@@ -12,7 +12,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from snorky.gateway import ServiceRegistry, Settings
-from snorky.gateway.contracts.directory import Member
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.health import ops_routes
@@ -129,6 +128,19 @@ async def truth(node: FakeNode, rooms: Iterable[str], names: Iterable[str]) -> l
     return found
 
 
+async def until_reaped(node: FakeNode, owner: str, rooms: Iterable[str], names: Iterable[str]) -> None:
+    """Wait until nothing of a dead node is left on any server. Servers answer independently of each other."""
+
+    async def is_reaped() -> bool:
+        owners = [each.owner for room in rooms for each in await node.directory.members(room)]
+        for each in names:
+            held = [await node.directory.find(each, name) for name in await node.directory.list_names(each)]
+            owners += [holder for holder in held if holder is not None]
+        return owner not in [each.node_id for each in owners]
+
+    await eventually(is_reaped, within_s=30.0, what=f"node {owner} is cleaned up")
+
+
 async def until_true(node: FakeNode, rooms: list[str], names: list[str], expected: list[object]) -> None:
     found: list[object] = []
 
@@ -164,12 +176,7 @@ async def test_former_entries_on_a_rolled_back_shard_are_removed(lab: ClusterLab
         await populate(b, rooms, names, [7])
         gone = await dead.directory.members(rooms[at])
         await cluster.crash(dead)
-
-        async def is_reaped() -> bool:
-            found = await b.directory.members(rooms[at])
-            return not [member for member in found if member.owner.node_id == "dead"]
-
-        await eventually(is_reaped, within_s=10, what="the dead node is cleaned up")
+        await until_reaped(b, "dead", rooms, names)
         assert [member for member in gone if member.owner.node_id == "dead"]
         expected = await truth(b, rooms, names)
         await lab.restart(at)
@@ -255,12 +262,7 @@ async def test_a_rolled_back_server_of_several_ends_with_the_nodes_entries(sprea
         await a.disowned(1)
         await populate(b, rooms, names, [7])
         await cluster.crash(dead)
-
-        async def is_reaped() -> bool:
-            members: list[Member] = [each for room in rooms for each in await b.directory.members(room)]
-            return not [member for member in members if member.owner.node_id == "dead"]
-
-        await eventually(is_reaped, within_s=10, what="the dead node is cleaned up")
+        await until_reaped(b, "dead", rooms, names)
         expected = await truth(b, rooms, names)
         await down.restart()
         await until_true(a, rooms, names, expected)

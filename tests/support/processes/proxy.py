@@ -78,6 +78,12 @@ class FaultProxy:
         await asyncio.gather(*(pair.task for pair in pairs if pair.task is not None), return_exceptions=True)
         await self._server.wait_closed()
 
+    async def until_connected(self, times: int, *, within_s: float = 60.0) -> None:
+        """Wait until so many connections have been made, since the start."""
+        async with asyncio.timeout(within_s):
+            while self.connections < times:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.02)
+
     def cut(self) -> None:
         """Reset all present connections."""
         for pair in list(self._pairs):
