@@ -165,7 +165,7 @@ async def test_a_publisher_publishes_with_history_by_the_function_that_nodes_loa
                     assert "Function not found" in str(error)
                     return False
 
-            await eventually(is_loaded, within_s=5, what="the function is loaded")
+            await eventually(is_loaded, within_s=30, what="the function is loaded")
             positions = [
                 client.execute_command("FCALL", "snorky_publish", 1, "snorky:{pubsub:news}", "2", "key")
                 for _ in range(3)
@@ -213,7 +213,7 @@ async def composed_node(shipped: ShippedRedis) -> AsyncIterator[tuple[NodeProces
         async def is_ready() -> bool:
             return await node.status("/readyz") == 200
 
-        await eventually(is_ready, within_s=6, what=f"/readyz is 200\n{node.log}")
+        await eventually(is_ready, within_s=30, what=f"/readyz is 200\n{node.log}")
         yield node, env
 
 

@@ -154,7 +154,7 @@ async def test_clients_miss_only_what_is_published_while_they_reconnect(tmp_path
     assert {each["state"] for each in clients.of("state")} <= {"connecting", "connected"}
     assert unanswered <= (4 if fault == "kill" else 0)  # nodes that drain answer all requests
     if fault == "drain":
-        assert median(back_s) < 0.5, "they reconnected at once"
+        assert median(back_s) < 1.0, "they reconnected without the second that pusher-js waits otherwise"
     if fault == "kill":
         assert median(back_s) < 3.0, "they reconnected after the second that pusher-js waits"
 
@@ -297,7 +297,8 @@ async def test_users_who_signed_in_are_reached_and_disconnected_on_all_nodes(tmp
 
 
 async def test_states_of_a_connection_and_pings(tmp_path: Path) -> None:
-    options = {"activityTimeout": 200, "pongTimeout": 1_000, "unavailableTimeout": 300}
+    # a node that pauses for a second is neither taken for dead nor for unavailable
+    options = {"activityTimeout": 200, "pongTimeout": 4_000, "unavailableTimeout": 2_500}
     async with running_fleet(tmp_path, nodes=3, env=ENV) as fleet, PusherBackend() as backend:
         async with pusher_js(gateway_of(fleet), backend, key="unknown") as clients:
             await clients.until("state")
@@ -316,7 +317,7 @@ async def test_states_of_a_connection_and_pings(tmp_path: Path) -> None:
             await clients.until("pong", 3)
             assert await is_connected(1) == ["connected"]
             await clients.call("disconnect", client=0)
-            proxy.delay_s = 0.5
+            proxy.delay_s = 3.0
             await clients.call("connect", client=0)
             states = ["connected", "disconnected", "connecting", "unavailable"]
             assert [each["state"] for each in await clients.until("state", 4)] == states

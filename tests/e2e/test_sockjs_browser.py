@@ -175,7 +175,7 @@ async def test_the_real_client_talks_in_a_browser_by_every_transport(
                     await client.send(command="publish", params={"channel": "other", "message": 1}, callId=number)
                     while (await client.message()).get("callId") != number:
                         pass
-                await eventually(partial(has_asked_all, there.balancer, len(seen)), within_s=5, what=transport)
+                await eventually(partial(has_asked_all, there.balancer, len(seen)), within_s=30, what=transport)
         for node in there.nodes:
             node.terminate()
             for transport in [name for name, owner in owners.items() if owner is node]:

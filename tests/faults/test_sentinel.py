@@ -66,7 +66,7 @@ async def test_a_node_follows_the_primary_that_was_killed_under_load(lab: Sentin
         )
         await lab.until_failed_over(within_s=FAILOVER_S)
         await hears(broker, within_s=HEALED_S)
-        await comes_through(broker, recorder, b"after", within_s=1.0)
+        await comes_through(broker, recorder, b"after", within_s=30.0)
         assert recorder.interruptions == 1
         assert await subscribers_at(lab.replica) == 1
 
@@ -81,7 +81,7 @@ async def test_a_cut_off_primary_that_answers_its_own_canary_is_left(lab: Sentin
             while not await subscribers_at(lab.replica):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
         await hears(broker, within_s=HEALED_S)
-        await comes_through(broker, recorder, b"after", within_s=1.0)
+        await comes_through(broker, recorder, b"after", within_s=30.0)
         assert await subscribers_at(lab.primary) == 0
 
 

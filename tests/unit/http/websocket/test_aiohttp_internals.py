@@ -89,7 +89,7 @@ async def test_aiohttp_objects_are_freed_without_the_garbage_collector(seen: lis
         try:
             await site.client()
             await until(lambda: not server_of(site).connections)
-            await until(lambda: not any(reference() for reference in seen), within_s=2.0)
+            await until(lambda: not any(reference() for reference in seen), within_s=30)
         finally:
             gc.enable()
 

@@ -155,9 +155,9 @@ async def test_after_a_fault_the_client_sees_the_end_at_once_and_needs_not_answe
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         assert await client.until_end() == b""
-        assert loop.time() - started_s < 0.5
+        assert loop.time() - started_s < 1.4, "not only at the deadline of a close"
         client.close()
-        await until(lambda: site.node.counts["connections"] == 0, within_s=0.5)
+        await until(lambda: site.node.counts["connections"] == 0)
 
 
 @on_both_loops

@@ -208,5 +208,5 @@ async def test_a_client_whose_reading_is_paused_can_be_closed() -> None:
         started_s = loop.time()
         connection.close(1001)
         assert await client.closed() == 1001
-        assert loop.time() - started_s < 1.0, "its answer was not read"
-        await until(lambda: site.node.counts["connections"] == 0, within_s=1.0)
+        assert loop.time() - started_s < 1.4, "its answer was not read"
+        await until(lambda: site.node.counts["connections"] == 0)
