@@ -185,7 +185,7 @@ class RedisWebhookLog:
                 self._serial = -1
                 _log.warning("redis has lost the state of webhooks", app=self._app_id, owner=owner)
                 return Exchanged("lost")
-            _log.warning("fenced: others took this node for dead", app=self._app_id, owner=owner)
+            _log.warning("fenced: other nodes considered this node dead", app=self._app_id, owner=owner)
             self._owner, self._number, self._renewed_at = self._new_owner(), 0, None
             return Exchanged("fenced")
         if has_numbers and not answers[0]:

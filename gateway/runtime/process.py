@@ -96,7 +96,7 @@ class ReadyLine:
         try:
             await self._gateway.until_ready(READY_TIMEOUT_S)
         except TimeoutError:
-            self._say(f"Redis is not heard yet, so /readyz returns 503; `snorky check` shows why  {self._where()}")
+            self._say(f"no answer from Redis yet, so /readyz returns 503; `snorky check` shows why  {self._where()}")
             await self._gateway.until_ready()
         self.tell()
         settle_memory()

@@ -52,7 +52,7 @@ async def test_own_service_of_the_readme_answers_and_notifies(tmp_path: Path) ->
         heard = await watcher.receive_json(timeout=30)
         assert heard == {"service": "thermometer", "message": {"room": "attic", "celsius": 19.5}}
         refused = await ask(reporter, "thermometer", "report", room="attic", celsius=-300)
-        assert isinstance(refused, dict) and refused["message"] == "Colder than it gets"
+        assert isinstance(refused, dict) and refused["message"] == "celsius must be at least -273.15"
         for wrong in ("19.5", None, True, [19.5]):
             refused = await ask(reporter, "thermometer", "report", room="attic", celsius=wrong)
             assert isinstance(refused, dict) and refused["message"] == "celsius must be a number", wrong

@@ -82,7 +82,7 @@ class Sentinels:
     async def _ask(self) -> RedisTarget:
         views, problems = await self._views()
         if not views:
-            raise DialError(f"no sentinel tells the primary of {self.name!r}: {'; '.join(problems)[:300]}")
+            raise DialError(f"no sentinel names the primary of {self.name!r}: {'; '.join(problems)[:300]}")
         votes = Counter(views)
         best = max(votes, key=lambda view: (view.epoch, votes[view]))
         found = replace(self._primary, host=best.host, port=best.port)

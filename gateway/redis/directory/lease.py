@@ -176,7 +176,7 @@ class Lease:
             former, self._renewed_at = self.owner, None
             self.incarnation = self._new_incarnation()
             self._wake.set()
-            _log.warning("fenced: others took this node for dead", owner=former, now=self.owner)
+            _log.warning("fenced: other nodes considered this node dead", owner=former, now=self.owner)
             self.on_fenced(former)
             return ""
         self._renewed_at = sent_at

@@ -107,7 +107,7 @@ class Reindex:
 
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
-            _log.warning("indexes are not made whole", error=problem[:300])
+            _log.warning("indexes not rebuilt", error=problem[:300])
         self._problem = problem
 
     async def _make_whole(self) -> bool:
@@ -133,7 +133,7 @@ class Reindex:
         kept_ms = b"%d" % round(KEPT_S * 1000)
         await self._scripts.run(*(command(b"SET", mark, b"1", b"PX", kept_ms) for mark in marks))
         self._scripts.forget(command(b"DEL", index_lock_key(self._prefix)))
-        _log.info("indexes made whole", entries=count, owners=owners, without_lease=adopted)
+        _log.info("indexes rebuilt", entries=count, owners=owners, without_lease=adopted)
         self.is_pending, self._done, self._problem = False, self._runs, ""
         self._on_done()
         return True

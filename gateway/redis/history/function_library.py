@@ -131,7 +131,7 @@ class Functions:
         (answer,) = await asked
         if isinstance(answer, hiredis.ReplyError) and refusal_of(answer) is Refusal.NO_PERMISSION:
             if not self._is_blind:
-                _log.warning("clients recover without a look at the functions", error=str(answer), help="+fcall_ro")
+                _log.warning("function library not checked", error=str(answer), help="+fcall_ro")
             self._is_blind = True
             return True
         return self._is_barred or self._libraries.knows(answer)

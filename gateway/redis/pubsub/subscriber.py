@@ -385,7 +385,7 @@ class Subscriber:
             return
         if channel.is_held or not is_subscribe:
             # Subscribers rely on this channel and cannot be notified. A lost connection makes the problem visible.
-            raise ConnectionLost(f"refused, once granted: {text}")
+            raise ConnectionLost(f"Redis now refuses a right that it granted before: {text}")
         _log.error("subscribe refused", channel=channel.key[:300], error=text)
         channel.is_asked = False
         channel.settle(BrokerUnavailable(f"subscribe refused: {text}"))

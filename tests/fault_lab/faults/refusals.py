@@ -51,7 +51,7 @@ async def _say_so(trial: Trial) -> bool:
 
 
 def _fenced(trial: Trial) -> int:
-    return sum(node.log.count("others took this node for dead") for node in trial.lab.nodes)
+    return sum(node.log.count("other nodes considered this node dead") for node in trial.lab.nodes)
 
 
 @asynccontextmanager

@@ -94,7 +94,7 @@ async def test_a_server_without_the_role_master_is_no_primary(scene: Scene, name
 
 async def test_an_unknown_name_is_reported(scene: Scene) -> None:
     sentinel = await scene.server(saying(1))
-    with pytest.raises(DialError, match=r"no sentinel tells the primary of 'other'.*does not know that name"):
+    with pytest.raises(DialError, match=r"no sentinel names the primary of 'other'.*does not know that name"):
         await scene.target(sentinel, name="other").resolved()
 
 
