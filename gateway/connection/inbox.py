@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.pace import Pace
+from snorky.gateway.connection.pace import Pace
 from snorky.gateway.protocol.codec import Envelope
 
 __all__ = ["Dispatch", "Inbox"]

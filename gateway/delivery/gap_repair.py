@@ -20,13 +20,13 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from snorky.gateway.connection.pace import Pace
 from snorky.gateway.contracts.history import HistoryStore, Recovery
 from snorky.gateway.delivery.channel_order import ChannelOrder, Step
 from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.unkept import Unkept
 from snorky.gateway.errors import BrokerUnavailable, InvalidMessage
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.pace import Pace
 from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
 

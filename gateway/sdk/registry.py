@@ -15,6 +15,7 @@ import structlog
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.inbox import Inbox
+from snorky.gateway.connection.pace import Pace
 from snorky.gateway.connection.rate_limiter import Limiter, Rates
 from snorky.gateway.connection.shared_limits import Shares, rates_of
 from snorky.gateway.errors import (
@@ -27,7 +28,6 @@ from snorky.gateway.errors import (
     SnorkyError,
     UnknownService,
 )
-from snorky.gateway.pace import Pace
 from snorky.gateway.protocol.codec import Envelope, decode_envelope
 from snorky.gateway.sdk.handles import NodeServices
 from snorky.gateway.sdk.old_names import refuse_old_attributes

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 TOP = ("cli", "__init__")  # the command and the public names, which nothing below imports
-LEAF = ("_version", "errors", "logs", "metrics", "pace", "shared_reads", "socket_directory", "tallies")
+LEAF = ("_version", "errors", "logs", "metrics", "shared_reads", "socket_directory", "tallies")
 _PURE = ("leaf", "config", "protocol")
 _CORE = (*_PURE, "contracts", "connection")
 _SDK = (*_CORE, "auth", "permissions", "presence", "delivery")

@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 import structlog
 from aiohttp import web
 
+from snorky.gateway.connection.pace import Pace
 from snorky.gateway.errors import ConnectionClosed
 from snorky.gateway.http.serving.acceptor import Acceptor
 from snorky.gateway.http.websocket.aiohttp_internals import JudgedHandler, give
@@ -31,7 +32,6 @@ from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.protocol import WebSocketProtocol
 from snorky.gateway.http.websocket.request_head import Fields, read_head
-from snorky.gateway.pace import Pace
 
 __all__ = ["FrontDoor"]
 

@@ -103,17 +103,17 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="work begins in portions",
-        file="gateway/pace.py",
+        file="gateway/connection/pace.py",
         old="        if not self.has_room:\n",
         new="        if False:\n",
-        argv=test("tests/unit/test_pace.py", "in_portions"),
+        argv=test("tests/unit/connection/test_pace.py", "in_portions"),
     ),
     Mutation(
         guard="what waits comes before what is new",
-        file="gateway/pace.py",
+        file="gateway/connection/pace.py",
         old="        return self._left > 0 and not self._line\n",
         new="        return self._left > 0\n",
-        argv=test("tests/unit/test_pace.py", "before_what_is_new"),
+        argv=test("tests/unit/connection/test_pace.py", "before_what_is_new"),
     ),
     Mutation(
         guard="handshakes in portions",

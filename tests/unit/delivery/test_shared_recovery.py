@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from snorky.gateway.pace import PORTION
+from snorky.gateway.connection.pace import PORTION
 from tests.support.fakes.fake_wire import settle
 from tests.support.scenarios.history_stage import KEY, Stage, heard, payloads
 

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.settings import Limits, Public
+from snorky.gateway.connection.pace import PORTION
 from snorky.gateway.http.websocket.front_door import EARLY_MAX_BYTES, FrontDoor
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
-from snorky.gateway.pace import PORTION
 from tests.support.clients.raw_ws import CLOSE, PONG, TEXT, RawClient, close_payload, frame, handshake_head
 from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
 

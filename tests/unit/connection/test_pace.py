@@ -2,7 +2,7 @@
 
 import asyncio
 
-from snorky.gateway.pace import Pace
+from snorky.gateway.connection.pace import Pace
 
 
 async def test_work_begins_in_portions_and_in_order() -> None:
