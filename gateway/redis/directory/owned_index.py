@@ -86,7 +86,9 @@ class OwnedIndex:
     async def sweep(self, owner: str) -> int:
         """Release everything that a dead owner has; returns the number of holdings. Raises BrokerUnavailable.
 
-        Elements without state stay in the index until the last sweep: a late write may still create their state.
+        Elements without state stay in the index until the last sweep: a late write may still create their state. An
+        element is removed after its state, and put back if the state is there again: Redis may have come back with an
+        older copy of its data in between, and what it restored may have been indexed already.
         """
         key, size = owned_key(self._prefix, owner), b"%d" % (AT_ONCE * BATCH)
         count, cursor = 0, b"0"
@@ -97,6 +99,9 @@ class OwnedIndex:
             gone = [element for element, was_there in zip(owned, found, strict=True) if was_there]
             if gone:
                 await self._scripts.run(command(b"SREM", key, *gone))
+                removed = [owned[element] for element in gone]
+                if back := [each.element() for each in await self._present(owner, removed)]:
+                    await self._scripts.run(command(b"SADD", key, *back))
             count += len(gone)
             if cursor == b"0":
                 return count
@@ -154,6 +159,23 @@ class OwnedIndex:
             found[at] = was_there == 1
         return found
 
+    async def _present(self, owner: str, holdings: Sequence[OwnedItem]) -> list[OwnedItem]:
+        """Return the holdings whose state is in Redis. Raises BrokerUnavailable."""
+        wanted: defaultdict[bytes, dict[bytes, OwnedItem]] = defaultdict(dict)
+        for each in holdings:
+            if isinstance(each, RosterEntry):
+                wanted[roster_key(self._prefix, each.roster)][field_of(owner, each)] = each
+            else:
+                wanted[names_key(self._prefix, each.names)][each.name.encode()] = each
+        reads = [command(b"HMGET", key, *fields) for key, fields in wanted.items()]
+        answers = await self._scripts.run(*reads, in_order=False)
+        return [
+            each
+            for fields, values in zip(wanted.values(), answers, strict=True)
+            for each, value in zip(fields.values(), values, strict=True)
+            if value is not None and (isinstance(each, RosterEntry) or _is_owned(value, f"{owner}:{each.serial}"))
+        ]
+
     def _left(self, roster: str, field: bytes, value: bytes | None) -> tuple[bytes, bytes]:
         """Make two `left` notices: if it is the identity's last entry, and if not. Empty if there is no entry now."""
         if value is None:
@@ -166,6 +188,11 @@ class OwnedIndex:
         except Exception as error:  # raised by a service, or data in another format: the entry is removed anyway
             _log.exception("no notice made for a member that left", error=repr(error))
             return b"", b""
+
+
+def _is_owned(value: bytes, owner: str) -> bool:
+    """Compare the value of a name as `release.lua` does."""
+    return value.partition(b" ")[0] == owner.encode()
 
 
 _decode_element = msgspec.json.Decoder(OwnedItem).decode

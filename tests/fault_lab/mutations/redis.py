@@ -142,6 +142,13 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_shards.py", "test_former_entries_on_a_rolled_back_shard_are_removed and beside"),
     ),
     Mutation(
+        guard="what redis restores during a cleanup",
+        file="gateway/redis/directory/owned_index.py",
+        old='                    await self._scripts.run(command(b"SADD", key, *back))\n',
+        new="                    pass\n",
+        argv=test("tests/faults/leases/test_reapers.py", "redis_restores_during"),
+    ),
+    Mutation(
         guard="owners without a lease",
         file="gateway/redis/directory/lua/adopt.lua",
         old="      redis.call('ZADD', KEYS[1], '0', owner)\n",

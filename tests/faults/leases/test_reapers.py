@@ -1,10 +1,16 @@
 """Reapers: dead nodes are fenced by one of them, live nodes by none."""
 
 import asyncio
+from collections.abc import Sequence
 
 from snorky.gateway.redis import Timings
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.directory.owned_index import OwnedItem
+from snorky.gateway.redis.keys import counts_key, names_key, owned_key, roster_key
+from tests.support.fakes.brokers import PREFIX
 from tests.support.fakes.directories import RedisTestCluster
 from tests.support.scenarios.leases import (
+    NAMES,
     ROOM,
     each_once,
     inside,
@@ -85,3 +91,28 @@ async def test_a_stalled_reaper_starts_again(cluster: RedisTestCluster, timings:
     await reaper._look()
     (second,) = reaper._sightings.values()
     assert second.at > first.at and not told(cluster, "left")
+
+
+async def test_what_redis_restores_during_a_cleanup_is_found_by_the_next_one(cluster: RedisTestCluster) -> None:
+    """Redis comes back with an older copy between the two steps: what the first one deleted is there again."""
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 5)
+    owner, index = inside(a)._lease.owner, inside(b)._owned_index
+    await inside(b)._reaper.stop()
+    await cluster.crash(a)
+    keys = [roster_key(PREFIX, ROOM), counts_key(PREFIX, ROOM), names_key(PREFIX, NAMES), owned_key(PREFIX, owner)]
+    copies = await index._scripts.run(*(command(b"DUMP", key) for key in keys))
+    give_back = index.give_back
+
+    async def interrupted(owner: str, holdings: Sequence[OwnedItem], *, is_quiet: bool = False) -> list[bool]:
+        found = await give_back(owner, holdings, is_quiet=is_quiet)
+        pairs = [pair for pair in zip(keys, copies, strict=True) if pair[1] is not None]
+        await index._scripts.run(*(command(b"RESTORE", key, b"0", copy, b"REPLACE") for key, copy in pairs))
+        return found
+
+    index.give_back = interrupted  # type: ignore[method-assign]
+    assert await index.sweep(owner) == 10
+    index.give_back = give_back  # type: ignore[method-assign]
+    assert await index.sweep(owner) == 10
+    assert await index.sweep(owner) == 0
+    assert await b.directory.members(ROOM) == [] and await b.directory.list_names(NAMES) == []
