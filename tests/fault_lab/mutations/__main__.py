@@ -43,7 +43,9 @@ async def turns_red(mutation: Mutation) -> tuple[bool, str]:
             return True, f"did not end within {RUN_WITHIN_S:g} s"
         finally:
             await process.close()
-    broken = [line.strip() for line in process.log.splitlines() if "BROKEN:" in line or line.startswith("E  ")]
+    broken = [
+        line.strip() for line in process.log.splitlines() if "BROKEN:" in line or line.startswith(("E  ", "FAILED "))
+    ]
     return code == 1 and bool(broken), (broken or process.log.strip().splitlines() or [""])[0]
 
 

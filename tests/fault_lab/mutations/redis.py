@@ -125,7 +125,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/directory.py",
         old="        commands.on_up = self._on_connected\n",
         new="",
-        argv=test("tests/faults/leases/test_server.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
+        argv=test("tests/faults/leases/test_server.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
     ),
     Mutation(
         guard="strays of an older copy",
@@ -139,7 +139,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/reindex.py",
         old="            if calls:\n                await self._scripts.run(*calls, in_order=False)\n",
         new="",
-        argv=test("tests/faults/test_shards.py", "test_former_entries_on_a_rolled_back_shard_are_removed and beside"),
+        argv=test("tests/faults/test_shards.py", "test_former_entries_on_a_rolled_back_shard_are_removed and apart"),
     ),
     Mutation(
         guard="what redis restores during a cleanup",
