@@ -24,7 +24,7 @@ QUIET_S = 10
 STORM_S = 20  # the other clients receive messages for this time
 TIMEOUT_S = 60.0
 WARM = 200
-CROWD_NICE = 19  # the crowd shares a CPU with Redis, the publisher and the others: who waits for that is not the node
+CROWD_NICE = 19  # the crowd shares a CPU with Redis, the publisher and the others, and must not delay these
 
 
 @dataclass(frozen=True, slots=True)

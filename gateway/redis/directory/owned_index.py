@@ -88,7 +88,7 @@ class OwnedIndex:
 
         Elements without state stay in the index until the last sweep: a late write may still create their state. An
         element is removed after its state, and put back if the state is there again: Redis may have come back with an
-        older copy of its data in between, and what it restored may have been indexed already.
+        older copy of its data in between, and the restored state may have been indexed already.
         """
         key, size = owned_key(self._prefix, owner), b"%d" % (AT_ONCE * BATCH)
         count, cursor = 0, b"0"
