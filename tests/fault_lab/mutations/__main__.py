@@ -1,6 +1,6 @@
 """Removes one guard of the gateway at a time, in a copy of the tree, and runs the row or test that must fail.
 
-    python -m tests.fault_lab.mutations [--only NAME ...] [--part 1/2]
+    python -m tests.fault_lab.mutations [--only GUARD ...] [--part 1/2] [--list]
 
 With --part, several processes share the table. The exit code is 1 if one of them did not fail.
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from difflib import get_close_matches
 from pathlib import Path
 
 from tests.fault_lab.mutations import MUTATIONS, Mutation, mutate
@@ -63,12 +64,24 @@ async def main(chosen: list[Mutation]) -> int:
     return int(stayed > 0)
 
 
+def guard(name: str) -> str:
+    """Check the name of a row. Raises ArgumentTypeError, with the nearest names."""
+    names = [mutation.guard for mutation in MUTATIONS]
+    if name in names:
+        return name
+    near = get_close_matches(name, names, n=5, cutoff=0.3)
+    raise argparse.ArgumentTypeError(f"no such guard: {name}; near: {'; '.join(near)}; all: --list")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.fault_lab.mutations")
-    names = [mutation.guard for mutation in MUTATIONS]
-    parser.add_argument("--only", nargs="+", choices=names, metavar="GUARD", help=", ".join(names))
+    parser.add_argument("--list", action="store_true", help="print the names of all guards")
+    parser.add_argument("--only", nargs="+", type=guard, metavar="GUARD", help="these guards")
     parser.add_argument("--part", default="1/1", metavar="N/M", help="every Mth row, beginning with the Nth")
     given = parser.parse_args()
+    if given.list:
+        print("\n".join(mutation.guard for mutation in MUTATIONS))
+        sys.exit()
     begin, step = map(int, given.part.split("/"))
-    chosen = [mutation for mutation in MUTATIONS if mutation.guard in (given.only or names)]
+    chosen = [mutation for mutation in MUTATIONS if not given.only or mutation.guard in given.only]
     sys.exit(asyncio.run(main(chosen[begin - 1 :: step])))
