@@ -376,7 +376,9 @@ async def test_many_names_are_written_again_in_several_calls(server: Any) -> Non
 async def test_no_other_node_takes_units_that_are_written_again_in_several_calls(server: Any) -> None:
     async with counting(server.url) as make:
         a, b = make("a", renew_s=3600.0), make("b", renew_s=3600.0)
-        names = [f"user {number}" for number in range(1500)]
+        names = [
+            f"user {number}" for number in range(6000)
+        ]  # in many calls, between which the other node can take units
         assert all(await asyncio.gather(*(a.take(name, 1) for name in names)))
         assert isinstance(a.store, RedisLimitStore)
         for bucket in a.store._buckets:

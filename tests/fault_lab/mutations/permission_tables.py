@@ -53,7 +53,7 @@ TABLE_MUTATIONS: tuple[Mutation, ...] = (
         guard="connection token as a subscription token",
         file="gateway/auth/tokens.py",
         old='        if "channel" not in claims:  # its value may be null\n            raise InvalidToken("claim")\n',
-        new='        claims.setdefault("channel", "c")\n',
+        new='        claims.setdefault("channel", "c-json")\n',
         argv=_TOKENS,
     ),
     Mutation(
