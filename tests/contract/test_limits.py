@@ -340,7 +340,8 @@ async def test_demands_expire(server: Any) -> None:
         async def is_expired() -> bool:
             return await a.store.exchange({(PER, "ann"): 1.0}) == {(PER, "ann"): 0.0}
 
-        await eventually(is_expired, within_s=30, what="the demand of a dead node expires")
+        # the demand ends by itself after 3 s; after 10 s the whole node is taken for dead
+        await eventually(is_expired, within_s=8, what="the demand of a dead node expires")
 
 
 async def test_units_are_not_current_while_they_cannot_be_renewed(tmp_path: Path) -> None:
