@@ -26,6 +26,7 @@ __all__ = ["RosterSync"]
 AFTERMATH_S: Final = 30.0  # nodes have registered their members again within 10 s; a slow node within this time
 CENSUSES: Final = 8
 PAGE: Final = 500  # versions per pipeline
+MARGIN_S: Final = 0.05  # the clock of timers is coarse: a census that begins too early decides nothing
 PORTION: Final = 100  # differences
 PATIENCE_S: Final = 5.0  # maximum wait until subscribers have read a portion
 RETRY_S: Final = 0.25
@@ -129,7 +130,7 @@ class RosterSync:
 
     def _look_when_ripe(self, roster: str) -> None:
         self._end_doubt(roster)
-        self._grace_timers[roster] = asyncio.get_running_loop().call_later(self._grace_s, self._want, roster)
+        self._grace_timers[roster] = asyncio.get_running_loop().call_later(self._grace_s + MARGIN_S, self._want, roster)
 
     def _end_doubt(self, roster: str) -> None:
         timer = self._grace_timers.pop(roster, None)
@@ -181,7 +182,7 @@ class RosterSync:
         await asyncio.gather(*behind)
 
     async def _count(self, roster: str, presence: RosterView) -> None:
-        presence.begin_census()
+        presence.begin_census(asyncio.get_running_loop().time())
         try:
             census = await self._directory.census(roster)
         except BaseException:

@@ -7,8 +7,8 @@ Rules:
   that does not follow reveals a loss; if none arrives, the roster's version reveals it (`agrees`). Then a census is
   needed, and `settle` returns the differences to report. Notices received during the census count if they are later.
 - A member may be missing from a census only temporarily: Redis may have lost its state, and nodes register their
-  members again within 10 s. Such a member is suspected to have left. It is reported as left if a census `GRACE_S` later
-  still lacks it, with no interruption in between.
+  members again within 10 s. Such a member is suspected to have left. It is reported as left if a census that begins
+  `GRACE_S` later still lacks it, with no interruption in between.
 - After a restart Redis may have loaded an older copy, from which nodes remove stale members within 10 s. So if the
   first census of another run has a new member, it is reported only if a census `GRACE_S` later has it too.
 - A notice that the census includes, but that arrives after it, must not be reported twice: `receive` returns False. The
@@ -117,6 +117,7 @@ class RosterView:
     """
 
     __slots__ = (
+        "_census_s",
         "_doubtful",
         "_grace_s",
         "_has_strangers",
@@ -146,6 +147,7 @@ class RosterView:
         self._doubtful: dict[_Place, float] = {}  # entries suspected to have left, with the time of the suspicion
         self._last_seen: dict[_Place, int] = {}  # of those: the last roster version that surely had the entry
         self._heard: list[Change] | None = None  # changes received during a census; None = no census
+        self._census_s = 0.0  # when it began
         self._is_late = False  # notices are arriving that the census includes
         self._settled_version = 0  # changes up to this version have been reported
         self._late_until_s = 0.0
@@ -200,9 +202,9 @@ class RosterView:
             return False
         return version == self.version if version else not self._reported.identities
 
-    def begin_census(self) -> None:
-        """Begin to collect changes, because a census is being read."""
-        self._heard = []
+    def begin_census(self, now_s: float) -> None:
+        """Begin to collect changes, because a census is being read. It may be settled late, if this node stalls."""
+        self._heard, self._census_s = [], now_s
 
     def abandon_census(self) -> None:
         """Stop collecting changes, because the census could not be read."""
@@ -231,7 +233,7 @@ class RosterView:
             self._follow(change, now)
             now.apply(change)
         self._settled_version, self._late_until_s = census.version, now_s + LATE_S
-        self._has_strangers = now_s < self._older_until_s and self._leave_out_strangers(now)
+        self._has_strangers = self._census_s < self._older_until_s and self._leave_out_strangers(now)
         gone = list(self._departures(now, now_s))
         come = list(self._arrivals(census, now))
         for place in self._doubtful:
@@ -314,7 +316,7 @@ class RosterView:
         due: dict[_Place, str] = {}
         for place, identity in missing.items():
             since_s = before.get(place, now_s)
-            if now_s - since_s >= self._grace_s:
+            if self._census_s - since_s >= self._grace_s:
                 due[place] = identity
             else:
                 self._doubtful[place] = since_s

@@ -225,9 +225,16 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_presence.py", "test_joins_and_leaves_missed_by_a_cut_off_node_are_reported_once"),
     ),
     Mutation(
+        guard="a list of members that was read long ago",
+        file="gateway/presence/roster_view.py",
+        old="if self._census_s - since_s >= self._grace_s:",
+        new="if now_s - since_s >= self._grace_s:",
+        argv=test("tests/unit/presence/test_roster_view_model.py", "test_no_present_member"),
+    ),
+    Mutation(
         guard="a second look before somebody left",
         file="gateway/presence/roster_view.py",
-        old="if now_s - since_s >= self._grace_s:",
+        old="if self._census_s - since_s >= self._grace_s:",
         new="if True:",
         argv=test(
             "tests/unit/presence/test_roster_sync.py", "test_members_entered_again_within_the_grace_period_never_left"

@@ -21,7 +21,7 @@ def change(
 
 def begun(*members: Member, version: int = 10) -> RosterView:
     presence = RosterView()
-    presence.begin_census()
+    presence.begin_census(0.0)
     assert presence.settle(RosterSnapshot(version, members), 0.0) == []
     return presence
 
@@ -33,7 +33,7 @@ def settled(presence: RosterView, version: int, *members: Member, at_s: float = 
 
 
 def looked(presence: RosterView, version: int, *members: Member, at_s: float) -> list[str]:
-    presence.begin_census()
+    presence.begin_census(at_s)
     return [told(each) for each in presence.settle(RosterSnapshot(version, members), at_s)]
 
 

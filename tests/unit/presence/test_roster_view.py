@@ -40,7 +40,7 @@ def test_members_missing_in_two_censuses_have_left_and_no_others() -> None:
 
 
 def looked_at(presence: RosterView, run: str, *members: Member, at_s: float) -> list[str]:
-    presence.begin_census()
+    presence.begin_census(at_s)
     return [told(each) for each in presence.settle(RosterSnapshot(20, members, run), at_s)]
 
 
@@ -99,7 +99,7 @@ def test_connection_with_a_new_identity_is_reported_as_left_first() -> None:
 
 def test_late_difference_has_the_current_state() -> None:
     presence = begun(member("cleo", 3))
-    presence.begin_census()
+    presence.begin_census(0.0)
     bob, ann = presence.settle(RosterSnapshot(13, [member("cleo", 3), member("bob", 2), member("ann", data=1)]), 0.0)
     assert presence.receive(change(14, "-", "bob", 2), 0.0)
     assert presence.receive(Change("=", False, "ann", "n.1", "", 15, 14, 2), 0.0)
@@ -113,7 +113,7 @@ def test_late_difference_has_the_current_state() -> None:
 def test_leave_that_was_missed_has_the_data_of_the_entry() -> None:
     presence = begun(member("ann", data={"name": "Ann"}), member("bob", 2))
     assert looked(presence, 13, member("bob", 2), at_s=0.0) == []
-    presence.begin_census()
+    presence.begin_census(GRACE_S)
     (left,) = presence.settle(RosterSnapshot(13, [member("bob", 2)]), GRACE_S)
     assert change_of(left) == Change("-", True, "ann", "n.1", data={"name": "Ann"})
 
@@ -181,7 +181,7 @@ def test_redis_clock_that_was_set_back_suppresses_notices_only_briefly() -> None
 
 def test_changes_received_during_a_census_count_if_they_are_later() -> None:
     presence = begun(member("ann"))
-    presence.begin_census()
+    presence.begin_census(0.0)
     assert presence.receive(change(12, "+", "bob", 2), 0.0)  # in the census
     assert presence.receive(change(14, "-", "ann"), 0.0) and presence.receive(change(15, "+", "dan", 4), 0.0)  # not
     census = RosterSnapshot(13, [member("ann"), member("bob", 2), member("cleo", 3)])
@@ -202,6 +202,6 @@ def test_departures_are_reported_with_the_members_last_data() -> None:
     presence = begun(member("ann", entry="c", data=1))
     presence.receive(Change("=", False, "ann", "n.1", "c", 11, 10, 2), 0.0)
     assert looked(presence, 13, at_s=0.0) == []
-    presence.begin_census()
+    presence.begin_census(GRACE_S)
     (left,) = presence.settle(RosterSnapshot(13, []), GRACE_S)
     assert (left.kind, left.member) == ("left", member("ann", entry="c", incarnation="", data=2))
