@@ -189,7 +189,7 @@ async def test_the_list_knows_whether_a_node_has_clients_and_when_one_connects()
 
 
 class Client:
-    """A connection that nobody looks at."""
+    """A connection, as far as the authenticator uses it."""
 
     is_closed, identity, remote_ip = False, None, ""
 
