@@ -10,7 +10,7 @@ Rules:
   members again within 10 s. Such a member is suspected to have left. It is reported as left if a census that begins
   `GRACE_S` later still lacks it, with no interruption in between.
 - After a restart Redis may have loaded an older copy, from which nodes remove stale members within 10 s. So if the
-  first census of another run has a new member, it is reported only if a census `GRACE_S` later has it too.
+  first census of another run has a new member, it is reported only if a census that begins `GRACE_S` later has it too.
 - A notice that the census includes, but that arrives after it, must not be reported twice: `receive` returns False. The
   same is true for the join of an entry that subscribers know: its leave was missed, because other nodes took its node
   for dead. A list sent in between may lack the entry, so `known` is the last list version that surely has it.
@@ -203,7 +203,7 @@ class RosterView:
         return version == self.version if version else not self._reported.identities
 
     def begin_census(self, now_s: float) -> None:
-        """Begin to collect changes, because a census is being read. It may be settled late, if this node stalls."""
+        """Collect changes, because a census is being read. now_s: of the loop; a node that stalls settles it late."""
         self._heard, self._census_s = [], now_s
 
     def abandon_census(self) -> None:

@@ -96,7 +96,7 @@ class Reindex:
             self._hurry.clear()
             is_whole = False
             try:
-                is_whole = await self._make_whole()
+                is_whole = await self._rebuild()
             except BrokerUnavailable as error:
                 self._complain(error.what)
             except Exception as error:  # the top of a task
@@ -110,7 +110,7 @@ class Reindex:
             _log.warning("indexes not rebuilt", error=problem[:300])
         self._problem = problem
 
-    async def _make_whole(self) -> bool:
+    async def _rebuild(self) -> bool:
         """If there are new runs, scan all servers, unless another node does.
 
         Returns True if all runs are scanned. Raises BrokerUnavailable: also if one of the servers does not answer.

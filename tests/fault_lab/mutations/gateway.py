@@ -225,6 +225,13 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_presence.py", "test_joins_and_leaves_missed_by_a_cut_off_node_are_reported_once"),
     ),
     Mutation(
+        guard="a list of an older copy that was read long ago",
+        file="gateway/presence/roster_view.py",
+        old="self._census_s < self._older_until_s",
+        new="now_s < self._older_until_s",
+        argv=test("tests/unit/presence/test_roster_view.py", "that_was_read_long_ago"),
+    ),
+    Mutation(
         guard="a list of members that was read long ago",
         file="gateway/presence/roster_view.py",
         old="if self._census_s - since_s >= self._grace_s:",

@@ -44,6 +44,16 @@ def looked_at(presence: RosterView, run: str, *members: Member, at_s: float) -> 
     return [told(each) for each in presence.settle(RosterSnapshot(20, members, run), at_s)]
 
 
+def test_a_census_that_was_read_long_ago_does_not_confirm_a_member_of_an_older_copy() -> None:
+    presence = RosterView()
+    assert looked_at(presence, "first", member("ann"), at_s=0.0) == []
+    assert looked_at(presence, "second", member("ann"), member("old", 2), at_s=1.0) == []
+    presence.begin_census(2.0)  # then the node stalls
+    assert presence.settle(RosterSnapshot(20, [member("ann"), member("old", 2)], "second"), 2.0 + GRACE_S) == []
+    assert presence.is_doubtful
+    assert looked_at(presence, "second", member("ann"), at_s=3.0 + GRACE_S) == []
+
+
 def test_a_member_only_in_an_older_copy_has_not_joined() -> None:
     ann, old = member("ann", data="now"), member("ann", data="then")
     presence = RosterView()
