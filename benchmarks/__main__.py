@@ -113,8 +113,10 @@ def main() -> int:
         if "protocols" in sections:
             for connections in (100, 1_000):
                 _note(f"fan-out to {connections:,} clients, by their protocol")
-                repetitions, deliveries = (6, 5_000) if options.quick else (40, max(10_000, 20 * connections))
-                by_protocol += measure(protocols(), connections, repetitions=repetitions, deliveries=deliveries)
+                repetitions, passes = (6, 10) if options.quick else (20, 50)
+                by_protocol += measure(
+                    protocols(), connections, repetitions=repetitions, deliveries=10_000, passes_min=passes
+                )
         try:
             if "redis" in sections and redis is not None:
                 for per_s in (100, 500):

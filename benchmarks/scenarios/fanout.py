@@ -47,9 +47,10 @@ def measure(
     repetitions: int,
     deliveries: int,
     bursts: Sequence[int] = BURSTS,
+    passes_min: int = 1,
     with_ksoftirqd: bool = False,
 ) -> list[Cell]:
-    """Measure all variants in turn. deliveries: at least that many in each repetition of a cell.
+    """Measure all variants in turn. deliveries, passes_min: at least that many in each repetition of a cell.
 
     with_ksoftirqd: add the CPU of the kernel's thread for network work of the server's CPU.
     """
@@ -67,7 +68,7 @@ def measure(
                     by_key[variant.name, burst].fault = str(error)
         for repetition in range(-1, repetitions):  # the first warms up and does not count
             for burst in bursts:
-                passes = max(1, deliveries // (connections * burst))
+                passes = max(passes_min, deliveries // (connections * burst))
                 for name, rig in order.sample(list(rigs.items()), len(rigs)):
                     try:
                         kernel_s = ksoftirqd_s() or 0.0

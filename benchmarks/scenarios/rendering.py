@@ -34,7 +34,7 @@ def variants() -> Mapping[str, Callable[[], object]]:
     def rendered(dialect: Dialect, data: bytes, position: Position | None = None) -> Callable[[], object]:
         assert dialect.rendering is not None
         encode = dialect.rendering.encoder(CHANNEL)  # the fan-out keeps those of channels in use
-        return lambda: encode(data, position)
+        return lambda: encode(data, position, b"")
 
     return {
         "Snorky, JSON": lambda: template.render(MESSAGE, Encoding.JSON),

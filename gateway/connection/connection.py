@@ -8,6 +8,7 @@ Rules:
   (`snorky.gateway.connection.waiting_replies`). A reply that exceeds the bound by itself is refused: `too_large`.
 - The queue holds references to frames that all receivers share, never copies.
 - While `direct` is set, the fan-out may write to the socket itself (`snorky.gateway.connection.native.direct_sender`).
+  It is set at the first delivery: a connection that receives nothing does without its 180 bytes.
 - After closing, writes are discarded, and `is_closed` stays true.
 """
 
@@ -150,7 +151,7 @@ class Connection:
         self.grants: dict[str, AbstractSet[str]] | None = None  # by channel key: operations that a token permits
         self.limiter: Limiter | None = None  # set at the first message
         self.write: Callable[[bytes], object] = wire.write
-        self.direct: Direct | None = getattr(wire, "direct", None)
+        self.direct: Direct | None = None  # see `open_direct`
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.dialect.name}{' closed' if self._is_closed else ''}>"
@@ -313,11 +314,18 @@ class Connection:
         if self._is_closed:
             return
         held, self._outbox, self._outbox_bytes, self._newest = self._outbox, None, 0, None
-        self.write, self.direct = self._wire.write, getattr(self._wire, "direct", None)
+        self.write = self._wire.write
         if held:
             self._wire.write(b"".join(held))
         if self._waiting is not None:
             self._waiting.settle(self, 0 if self.write != self._hold else self._wire.buffered_bytes())
+
+    def open_direct(self) -> bool:
+        """Set `direct` if the transport can make one and takes bytes now; returns whether it is set."""
+        if self.direct is None and self.write == self._wire.write:
+            make = getattr(self._wire, "make_direct", None)
+            self.direct = None if make is None else make()
+        return self.direct is not None
 
     def take_held(self) -> bytes:
         """Remove and return the queued bytes. For closing transports whose client is only between two requests."""

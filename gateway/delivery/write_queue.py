@@ -13,7 +13,7 @@ Rules:
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -29,6 +29,7 @@ from snorky.gateway.protocol.ws_frames import Dialect
 __all__ = ["CHUNK", "Batch", "NewestMessages", "Source", "WriteQueue"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
+OPENED_MAX: Final = 250  # connections that a chunk prepares for the extension module: 2 us each
 
 _log = structlog.get_logger("snorky.fanout")
 
@@ -189,8 +190,10 @@ class WriteQueue:
         """Write by the extension module; False = nothing was written, because it can use none of the connections."""
         if len(connections) < DIRECT_MIN:
             return False
-        incomplete = send_many([each.direct for each in connections], data)
+        targets = [each.direct for each in connections]
+        incomplete = send_many(targets, data)
         if incomplete is None:
+            _open(connections)
             return False
         for index, sent in incomplete:
             connection = connections[index]
@@ -199,6 +202,7 @@ class WriteQueue:
                 connection.write(rest)  # type: ignore[arg-type]  # transports with a socket take any buffer
             except Exception:
                 self._give_up(connection)
+        _open(connections[index] for index, _sent in incomplete if targets[index] is None)
         return True
 
     @staticmethod
@@ -206,3 +210,12 @@ class WriteQueue:
         _log.exception("write failed", connection=connection.id)
         with suppress(Exception):  # its transport is broken
             connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+
+
+def _open(connections: Iterable[Connection]) -> None:
+    """Prepare connections for the extension module, which the next pass uses for them."""
+    left = OPENED_MAX
+    for connection in connections:
+        left -= connection.open_direct()
+        if not left:
+            return

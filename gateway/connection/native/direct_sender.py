@@ -1,9 +1,10 @@
 """DirectSender: chooses how the fan-out writes, by the extension module where it is built or by each transport.
 
 Rules:
-- `Connection.direct` is set while the connection neither queues nor discards, and its transport writes to a socket
-  without a layer between (TLS). The extension module uses the socket only if the transport is open and its buffer is
-  empty: the transport itself would then write at once, so no byte overtakes another.
+- `Connection.direct` is set only while the connection neither queues nor discards, and if its transport writes to a
+  socket without a layer between (TLS). A pass that finds it missing sets it for the next pass.
+- The extension module uses the socket only if the transport is open and its buffer is empty: the transport itself
+  would then write at once, so no byte overtakes another.
 - If a socket does not take all bytes, the rest goes to `Connection.write` before anything else runs. So the transport
   queues it, pauses the connection or finds the error, as it does without this module.
 - Without the module no connection has a `direct`, and each write is the transport's.

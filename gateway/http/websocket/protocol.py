@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
@@ -45,6 +45,9 @@ from snorky.gateway.protocol.ws_frames import (
     whole_message,
 )
 from snorky.gateway.sdk.registry import ServiceRegistry
+
+if TYPE_CHECKING:
+    from snorky.gateway.connection.native._sends import Direct
 
 __all__ = ["Endpoint", "WebSocketProtocol"]
 
@@ -92,7 +95,6 @@ class WebSocketProtocol(asyncio.Protocol):
         "_silent",
         "_transport",
         "_work",
-        "direct",
         "slot",
         "units",
         "write",
@@ -129,7 +131,6 @@ class WebSocketProtocol(asyncio.Protocol):
         self.slot = 0
         self.units: Sequence[Unit] = ()  # that the client counts against limits; until the connection is made
         self.write: Callable[[bytes], object] = transport.write
-        self.direct = endpoint.node.direct_sender.direct_of(transport)
         self._refusal = refusal
         self._connection = endpoint.node.new_connection(self, dialect, remote_ip=remote_ip)
         if session is not None:
@@ -222,6 +223,10 @@ class WebSocketProtocol(asyncio.Protocol):
     def buffered_bytes(self) -> int:
         """Return the number of bytes in the transport's buffer."""
         return self._transport.get_write_buffer_size()
+
+    def make_direct(self) -> "Direct | None":
+        """Make what the fan-out needs to write to the socket itself; None = it cannot."""
+        return self._endpoint.node.direct_sender.direct_of(self._transport)
 
     def pause_reading(self) -> None:
         """Leave the peer's data in the socket."""

@@ -43,8 +43,8 @@ DELIVERY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="conflate: a written outbox replaces nothing",
         file="gateway/connection/connection.py",
-        old="held, self._outbox, self._outbox_bytes, self._newest = self._outbox, None, 0, None\n        self.write, ",
-        new="held, self._outbox, self._outbox_bytes = self._outbox, None, 0\n        self.write, ",
+        old="held, self._outbox, self._outbox_bytes, self._newest = self._outbox, None, 0, None\n        self.write",
+        new="held, self._outbox, self._outbox_bytes = self._outbox, None, 0\n        self.write",
         argv=test("tests/unit/delivery/test_conflation.py", "sees_each_subject_advance"),
     ),
     Mutation(

@@ -52,15 +52,22 @@ class DirectWire(FakeTransport):
 
     direct = object()
 
+    def make_direct(self) -> object:
+        return self.direct
+
 
 @pytest.mark.parametrize("end", ["close", "mark_closed"])
 def test_only_an_open_connection_that_does_not_queue_may_be_written_to_directly(end: str) -> None:
     wire = DirectWire()
     connection, _ = make(wire)
+    assert connection.direct is None, "it costs memory, and most connections receive nothing"
+    assert connection.open_direct()
     assert connection.direct is wire.direct
     connection.pause()
     assert connection.direct is None
+    assert not connection.open_direct()
     connection.resume()
+    assert connection.open_direct()
     assert connection.direct is wire.direct
     if end == "close":
         connection.close(CloseCode.GOING_AWAY)
@@ -69,14 +76,16 @@ def test_only_an_open_connection_that_does_not_queue_may_be_written_to_directly(
     assert connection.direct is None
     connection.pause()
     connection.resume()
+    assert not connection.open_direct()
     assert connection.direct is None
 
 
 def test_a_wire_without_a_socket_of_its_own_is_always_asked() -> None:
     connection, _ = make()
-    assert connection.direct is None
+    assert not connection.open_direct()
     connection.pause()
     connection.resume()
+    assert not connection.open_direct()
     assert connection.direct is None
 
 

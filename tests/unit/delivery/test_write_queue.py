@@ -1,7 +1,8 @@
 """Passes over many clients are cut into chunks; what happens between two chunks."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.delivery.write_queue import OPENED_MAX, Batch, WriteQueue
 from tests.support.fakes.fake_wire import JSON, FakeTransport, settle
 from tests.support.scenarios.fan_out_rig import KEY, Rig, numbers
 
@@ -115,6 +117,50 @@ def test_passes_never_overtake(chunk: int, clients: list[set[str]], reads: list[
         assert rig.source.calls == ["pause", "resume"] * (len(rig.source.calls) // 2)
 
     asyncio.run(run())
+
+
+# -- the extension module ----------------------------------------------------------------------------------------
+
+
+class DirectWire(FakeTransport):
+    """A wire whose socket the fan-out may write to: what it wrote is in `sent`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def make_direct(self) -> Any:
+        return self.sent
+
+
+def send_many(targets: Sequence[Any], data: bytes) -> list[tuple[int, int]] | None:
+    """As the extension module's, with lists for sockets."""
+    if not any(target is not None for target in targets):
+        return None
+    for target in targets:
+        if target is not None:
+            target.append(data)
+    return [(index, 0) for index, target in enumerate(targets) if target is None]
+
+
+async def test_passes_prepare_some_connections_a_chunk_for_the_extension_module() -> None:
+    """Preparing costs time, so a chunk prepares so many; those that cannot be prepared do not keep others waiting."""
+    wires = [FakeTransport() if number % 3 == 0 else DirectWire() for number in range(3 * OPENED_MAX)]
+    connections = [Connection(wire, JSON, node_id="n", serial=serial) for serial, wire in enumerate(wires)]
+    group = {each: 1 for each in connections}
+    connections[1].pause()
+    queue = WriteQueue(Rig().source, chunk=10_000, on_done=lambda: None, send_many=send_many)
+    opened = []
+    for number in range(4):
+        queue.line_up(Batch({JSON: group}, JSON, tuple(connections), b"%d" % number, 1))
+        queue.run()
+        opened.append(sum(each.direct is not None for each in connections))
+    connections[1].resume()
+    assert opened == [OPENED_MAX, 2 * OPENED_MAX - 1, 2 * OPENED_MAX - 1, 2 * OPENED_MAX - 1]
+    for wire in wires:
+        sent = wire.sent if isinstance(wire, DirectWire) else []
+        assert b"".join([*wire.writes, *sent]) == b"0123", "by the transport first, then by the extension module"
+        assert len(sent) >= 2 or not isinstance(wire, DirectWire) or wire is wires[1]
 
 
 # -- what happens between two chunks ----------------------------------------------------------------------------

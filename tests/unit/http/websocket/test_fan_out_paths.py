@@ -35,10 +35,15 @@ def value_of(envelope: Mapping[str, Any]) -> Any:
 @on_both_paths
 async def test_path_is_known_to_metrics_and_connections() -> None:
     async with running_site() as site:
-        await site.subscriber()
+        clients = [await site.subscriber() for _ in range(3)]
         path = site.node.direct_sender.path
         assert site.sample("fanout_path_info", path=path) == 1
-        assert (site.connection.direct is None) == (path == "python")
+        assert all(each.direct is None for each in site.node.connections), "it costs memory: not before a delivery"
+        for number in range(2):
+            site.bring(b"%d" % number)
+        assert all((each.direct is None) == (path == "python") for each in site.node.connections)
+        for client in clients:
+            assert [value_of(await client.message()) for _ in range(2)] == [0, 1]
 
 
 @on_both_paths
