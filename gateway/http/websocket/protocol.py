@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
@@ -45,9 +45,6 @@ from snorky.gateway.protocol.ws_frames import (
     whole_message,
 )
 from snorky.gateway.sdk.registry import ServiceRegistry
-
-if TYPE_CHECKING:
-    from snorky.gateway.connection.native._sends import Direct
 
 __all__ = ["Endpoint", "WebSocketProtocol"]
 
@@ -224,8 +221,8 @@ class WebSocketProtocol(asyncio.Protocol):
         """Return the number of bytes in the transport's buffer."""
         return self._transport.get_write_buffer_size()
 
-    def make_direct(self) -> "Direct | None":
-        """Make what the fan-out needs to write to the socket itself; None = it cannot."""
+    def make_direct(self) -> object:
+        """Make the value of `Connection.direct`; None = the fan-out cannot write to this socket itself."""
         return self._endpoint.node.direct_sender.direct_of(self._transport)
 
     def pause_reading(self) -> None:
