@@ -40,17 +40,18 @@ def raise_file_limit() -> int:
 class Child:
     """A process that is controlled by lines. A context manager: leaving it ends the process.
 
-    cpu: the CPU it may run on; None: any. folder: the clone whose code it runs; None: this one. nice: it gives way to
-    the other processes of its CPU, up to 19.
+    cpu: the CPU it may run on; None: any. folder: the clone whose code it runs; None: this one. gives_way: it runs only
+    while no other process of its CPU wants to (SCHED_IDLE).
     """
 
     def __init__(
-        self, argv: Sequence[str], *, cpu: int | None = None, folder: Path | None = None, nice: int = 0
+        self, argv: Sequence[str], *, cpu: int | None = None, folder: Path | None = None, gives_way: bool = False
     ) -> None:
         self._argv = list(argv)
 
         def place() -> None:
-            os.nice(nice)
+            if gives_way:
+                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
             if cpu is not None:
                 os.sched_setaffinity(0, {cpu})
 
