@@ -5,7 +5,6 @@ from tests.fault_lab.mutations.mutation import Mutation, test
 __all__ = ["HTTP_MUTATIONS"]
 
 _DOOR = "tests/unit/http/websocket/test_front_door.py"
-_READS = "tests/unit/http/websocket/test_reads_at_once.py"
 SITE = "tests/unit/http/serving/test_site.py"
 
 HTTP_MUTATIONS: tuple[Mutation, ...] = (
@@ -43,48 +42,6 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         old="min(now_s + TURN_S, end_s)",
         new="end_s",
         argv=test("tests/unit/http/websocket/test_turns.py", "test_waiting_clients_have_turns_in_order"),
-    ),
-    Mutation(
-        guard="an iteration processes small reads for a limited time",
-        file="gateway/http/websocket/turns.py",
-        old="            if self._is_counting:\n                return False\n",
-        new="",
-        argv=test(_READS, "test_each_of_many_clients_gets_its_answer"),
-    ),
-    Mutation(
-        guard="a new iteration has time for small reads again",
-        file="gateway/http/websocket/turns.py",
-        old="        self._is_counting = False\n\n    def join",
-        new="        pass\n\n    def join",
-        argv=test("tests/unit/http/websocket/test_turns.py", "test_each_iteration_has_time"),
-    ),
-    Mutation(
-        guard="what waits is processed before the end of the stream",
-        file="gateway/http/websocket/protocol.py",
-        old="        self._end_line()\n        if not self._connection.is_closed:\n            self._connection.mark_closed()",
-        new="        if not self._connection.is_closed:\n            self._connection.mark_closed()",
-        argv=test(_READS, "test_a_message_is_processed_though_its_client_goes_at_once"),
-    ),
-    Mutation(
-        guard="what waits is processed though the connection was reset",
-        file="gateway/http/websocket/protocol.py",
-        old="        if not self._connection.is_closed:\n            self._end_line()\n",
-        new="",
-        argv=test(_READS, "test_a_message_that_was_read_is_processed"),
-    ),
-    Mutation(
-        guard="what follows a waiting message is added to it",
-        file="gateway/http/websocket/protocol.py",
-        old="            self._work += data\n",
-        new="            self._work = data\n",
-        argv=test(_READS, "test_messages_that_follow_while_the_first_waits"),
-    ),
-    Mutation(
-        guard="a waiting client is read once more at most",
-        file="gateway/http/websocket/protocol.py",
-        old="            self._work += data\n            self._transport.pause_reading()\n",
-        new="            self._work += data\n",
-        argv=test(_READS, "test_a_client_that_waits_is_read_once_more"),
     ),
     Mutation(
         guard="no turns for clients that read no replies",
