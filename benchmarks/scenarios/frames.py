@@ -13,7 +13,7 @@ from time import process_time
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
 
-from snorky.gateway.http.websocket.aiohttp_internals import unmask
+from snorky.gateway.http.websocket.masking import unmask
 from snorky.gateway.protocol.ws_frames import FrameParser, whole_message
 
 __all__ = ["main"]

@@ -17,7 +17,7 @@ import uvloop
 
 from benchmarks.servers.commands import answer, obey
 from snorky.gateway.http.serving.listen import BACKLOG, listen, url_of
-from snorky.gateway.http.websocket.aiohttp_internals import unmask
+from snorky.gateway.http.websocket.masking import unmask
 from snorky.gateway.protocol.ws_frames import text_frame
 
 __all__: list[str] = []

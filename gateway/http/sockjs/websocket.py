@@ -8,8 +8,7 @@ from typing import Final
 from snorky.gateway.auth.sessions import Session as Login
 from snorky.gateway.errors import CloseCode, InvalidMessage, InvalidToken
 from snorky.gateway.http.sockjs.frames import HEARTBEAT, OPEN, WEBSOCKET_DIALECT, decode_frame, end_frame
-from snorky.gateway.http.websocket.endpoint import Endpoint
-from snorky.gateway.http.websocket.protocol import WebSocketProtocol
+from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
 
 __all__ = ["SockJSWebSocket"]

@@ -16,10 +16,9 @@ from snorky.gateway.http.serving.accept_gate import AcceptGate, Descriptors
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.aiohttp_internals import take_over, verdict_on
 from snorky.gateway.http.websocket.credentials import Asked, Identify, admit
-from snorky.gateway.http.websocket.endpoint import Endpoint
 from snorky.gateway.http.websocket.entry import enter, refuse_draining
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, Headers, upgrade
-from snorky.gateway.http.websocket.protocol import WebSocketProtocol
+from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.node import node_of

@@ -15,15 +15,20 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
-from snorky.gateway.http.websocket.aiohttp_internals import unmask
-from snorky.gateway.http.websocket.endpoint import Endpoint
+from snorky.gateway.http.serving.accept_gate import AcceptGate
+from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.handshake import SUBPROTOCOLS
+from snorky.gateway.http.websocket.masking import unmask
 from snorky.gateway.http.websocket.peer_progress import SilentPeer, read_sent
+from snorky.gateway.http.websocket.timer_wheel import TimerWheel
+from snorky.gateway.http.websocket.turns import Turns
+from snorky.gateway.node import Node
 from snorky.gateway.presence.cluster_counts import Unit
 from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.protocol.ws_frames import (
@@ -39,11 +44,30 @@ from snorky.gateway.protocol.ws_frames import (
     pong_frame,
     whole_message,
 )
+from snorky.gateway.sdk.registry import ServiceRegistry
 
-__all__ = ["WebSocketProtocol"]
+__all__ = ["Endpoint", "WebSocketProtocol"]
 
 AT_ONCE_MAX_BYTES: Final = 4_096  # of a read that is processed without waiting for a turn
 HIGH_WATER_BYTES: Final = 65_536  # in the transport's buffer; above it the Connection queues further writes
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """State that the connections of one endpoint share."""
+
+    node: Node
+    registry: ServiceRegistry
+    wheel: TimerWheel
+    admission: Admission
+    gate: AcceptGate
+    turns: Turns
+
+    def count_message(self, size: int, transport_name: str) -> None:
+        """Count one message of a client. size: bytes of its payload."""
+        metrics = self.node.metrics
+        metrics.messages_received.labels(transport_name).value += 1
+        metrics.received_bytes.value += size
 
 
 class WebSocketProtocol(asyncio.Protocol):
@@ -91,7 +115,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint = endpoint
         self._transport = transport
         self._parser: FrameParser | None = None
-        self._work: Iterator[None] | bytes | None = None  # what was read and is not processed yet; bytes: not begun
+        self._work: Iterator[None] | None = None  # what was read and is not processed yet
         self._is_in_line = False  # for turns
         self._is_paused = False  # by its services
         self._is_full = False  # its client does not read
@@ -137,8 +161,6 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything."""
-        if not self._connection.is_closed:
-            self._end_line()
         self._endpoint.gate.websockets -= 1
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
@@ -149,7 +171,6 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer sends nothing more: the transport sends its buffer and closes, within a deadline."""
-        self._end_line()
         if not self._connection.is_closed:
             self._connection.mark_closed()
             self._endpoint.wheel.end_soon(self)
@@ -171,39 +192,28 @@ class WebSocketProtocol(asyncio.Protocol):
         self._is_heard = True
         if self._has_failed:
             return
-        if isinstance(self._work, bytes):  # it waits for its turn, and the client is still read
-            self._work += data
-            self._transport.pause_reading()
-        elif len(data) <= AT_ONCE_MAX_BYTES and not self._endpoint.turns.has_time():
-            self._work = data
-            self._join_line(is_read=True)
-        else:
-            self._process(data)
-
-    def _process(self, data: bytes) -> None:
-        """Process one read, or put what takes long in the line."""
-        try:
-            rest = self._begin(data)
-        except ProtocolFault as fault:
-            self._fail(fault)
-            return
-        if rest is not None:
-            self._work = rest
-            self._join_line()
-
-    def _begin(self, data: bytes) -> Iterator[None] | None:
-        """Process a read that is one small message, and return the rest of it; anything else is returned whole."""
         parser = self._parser
         if parser is None and len(data) <= AT_ONCE_MAX_BYTES and not self._is_full:
-            frame = whole_message(data, self.frame_max_bytes, unmask)
-            if frame is not None:
-                return self._on_frame(*frame)
+            try:
+                frame = whole_message(data, self.frame_max_bytes, unmask)
+                if frame is not None:
+                    if (rest := self._on_frame(*frame)) is not None:
+                        self._work = rest
+                        self._join_line()
+                    return
+            except ProtocolFault as fault:
+                self._fail(fault)
+                return
         if parser is None:
-            has_deflate, on_fragment = self._connection.dialect.has_deflate, self._count_frame
-            parser = FrameParser(self.frame_max_bytes, deflate=has_deflate, unmask=unmask, on_fragment=on_fragment)
-            self._parser = parser
+            parser = self._parser = FrameParser(
+                self.frame_max_bytes,
+                deflate=self._connection.dialect.has_deflate,
+                unmask=unmask,
+                on_fragment=self._count_frame,
+            )
         is_new = parser.is_idle
-        return self._frames(parser, parser.feed(data), is_new=is_new)
+        self._work = self._frames(parser, parser.feed(data), is_new=is_new)
+        self._join_line()
 
     # -- Wire: called by the Connection ----------------------------------------------------------------------
 
@@ -250,9 +260,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """See `Taker`."""
         if (work := self._work) is not None and not (self._is_paused or self._is_full):
             try:
-                if isinstance(work, bytes):
-                    self._work = work = self._begin(work)
-                for _ in work or ():
+                for _ in work:
                     if self._is_paused or self._is_full:
                         break
                     if perf_counter() >= until_s:
@@ -271,19 +279,11 @@ class WebSocketProtocol(asyncio.Protocol):
             self._is_full = is_full
             self._endpoint.node.metrics.unread_clients.inc(1 if is_full else -1)
 
-    def _join_line(self, *, is_read: bool = False) -> None:
-        """Wait for turns. is_read: go on reading, which costs less than to pause; see `_end_line`."""
+    def _join_line(self) -> None:
         if not self._is_in_line:
             self._is_in_line = True
-            if not is_read:
-                self._transport.pause_reading()  # also so that the end of the stream is not seen before earlier data
+            self._transport.pause_reading()  # also so that the end of the stream is not seen before earlier data
             self._endpoint.turns.join(self)
-
-    def _end_line(self) -> None:
-        """Process what waits in the line although the client is still read: its stream has ended."""
-        if isinstance(self._work, bytes):
-            work, self._work = self._work, None
-            self._process(work)
 
     # -- TimedConnection: called by the wheel ----------------------------------------------------------------
 

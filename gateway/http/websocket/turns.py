@@ -1,11 +1,10 @@
 """Turns: a round-robin queue of clients that send much at once, so that the messages of other clients are not delayed.
 
 Rules:
-- A read that is one small message is processed immediately. But when very many clients send at the same moment, an
-  iteration of the event loop processes such reads for less than 2 * AT_ONCE_S; the other clients wait for turns.
+- A read that is one small message is processed immediately and never comes here.
 - In each iteration of the event loop the whole queue gets SHARE_S, and each client in it TURN_S, but at least one
   message. An idle node starts the next iteration immediately, so the limits cost no throughput.
-- The node does not read from a client in the queue, so it holds one read of it at most, and one small message.
+- The node does not read from a client in the queue, so it holds one read of it at most.
 """
 
 import asyncio
@@ -18,7 +17,6 @@ from prometheus_client import Gauge
 
 __all__ = ["TURN_S", "Taker", "Turns"]
 
-AT_ONCE_S: Final = 0.000_5
 SHARE_S: Final = 0.000_3
 TURN_S: Final = 0.000_1
 
@@ -42,21 +40,6 @@ class Turns:
         self._length = length
         self._line: deque[Taker] = deque()
         self._is_due = False
-        self._at_once_until_s = 0.0
-        self._is_counting = False  # since an earlier read of this iteration
-
-    def has_time(self) -> bool:
-        """True if a read may be processed in this iteration without waiting for a turn."""
-        now_s = perf_counter()
-        if now_s >= self._at_once_until_s:
-            if self._is_counting:
-                return False
-            self._is_counting, self._at_once_until_s = True, now_s + AT_ONCE_S
-            asyncio.get_running_loop().call_soon(self._stop_counting)
-        return True
-
-    def _stop_counting(self) -> None:
-        self._is_counting = False
 
     def join(self, taker: Taker) -> None:
         """Give a client turns from the next iteration on, until `take_turn` returns False. It must not be queued."""

@@ -30,7 +30,7 @@ from snorky.gateway.http.protocols.centrifuge.commands import (
 from snorky.gateway.http.protocols.centrifuge.description import Description
 from snorky.gateway.http.protocols.centrifuge.forms import Form, json_of
 from snorky.gateway.http.protocols.centrifuge.rendering import PUBSUB, client_info, push
-from snorky.gateway.http.websocket.endpoint import Endpoint
+from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.protocol.attributes import ATTRIBUTES
 from snorky.gateway.protocol.codec import Envelope, Json, channel_key, channel_name
 

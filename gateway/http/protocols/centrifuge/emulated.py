@@ -23,7 +23,7 @@ from snorky.gateway.http.protocols.centrifuge.commands import command_of
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS, Form
 from snorky.gateway.http.protocols.centrifuge.rendering import STREAM_DIALECTS
 from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES, ResponseStream
-from snorky.gateway.http.websocket.endpoint import Endpoint
+from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 
 __all__ = ["EmulatedConnection"]

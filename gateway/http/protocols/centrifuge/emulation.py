@@ -37,10 +37,10 @@ from snorky.gateway.http.serving.page_answers import Respond, answer_page
 from snorky.gateway.http.serving.page_check import check_navigation, check_page, check_stated, cors_headers
 from snorky.gateway.http.serving.response_stream import ResponseStream, is_gone, write_stream
 from snorky.gateway.http.websocket.credentials import admit
-from snorky.gateway.http.websocket.endpoint import Endpoint
 from snorky.gateway.http.websocket.entry import Entry, enter, refuse_draining
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
+from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.protocol.codec import decode_json, encode_json
 

@@ -17,9 +17,8 @@ from snorky.gateway.http.protocols.centrifuge.commands import command_of
 from snorky.gateway.http.protocols.centrifuge.emulation import EmulationHandler
 from snorky.gateway.http.protocols.centrifuge.forms import FORMS
 from snorky.gateway.http.protocols.centrifuge.rendering import DIALECTS
-from snorky.gateway.http.websocket.endpoint import Endpoint
 from snorky.gateway.http.websocket.handler import WebSocketHandler
-from snorky.gateway.http.websocket.protocol import WebSocketProtocol
+from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.protocol.ws_frames import PING_FRAME, Dialect, close_frame
 

@@ -32,7 +32,7 @@ from snorky.gateway.http.protocols.pusher.names import ChannelKind, is_channel, 
 from snorky.gateway.http.protocols.pusher.signatures import is_signed
 from snorky.gateway.http.protocols.pusher.users.client_watchlist import ClientWatchlist
 from snorky.gateway.http.protocols.pusher.users.user_data import object_in, user_id_of
-from snorky.gateway.http.websocket.endpoint import Endpoint
+from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.protocol.attributes import entry_data, infos_in
 from snorky.gateway.protocol.codec import Envelope, Json
 from snorky.gateway.protocol.foreign import SubscribeTerms

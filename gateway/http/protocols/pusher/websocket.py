@@ -20,9 +20,8 @@ from snorky.gateway.http.protocols.pusher.client import PusherClient
 from snorky.gateway.http.protocols.pusher.codes import ErrorCode, close_code_of
 from snorky.gateway.http.protocols.pusher.events import encode_event
 from snorky.gateway.http.protocols.pusher.rendering import dialect_of
-from snorky.gateway.http.websocket.endpoint import Endpoint
 from snorky.gateway.http.websocket.handler import WebSocketHandler
-from snorky.gateway.http.websocket.protocol import WebSocketProtocol
+from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, close_frame
 from snorky.gateway.sdk.registry import ServiceRegistry
 

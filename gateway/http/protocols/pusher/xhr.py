@@ -35,8 +35,8 @@ from snorky.gateway.http.sockjs.handler import SockJSHandler
 from snorky.gateway.http.sockjs.session import Session, Timing
 from snorky.gateway.http.sockjs.session_store import MakeSession
 from snorky.gateway.http.sockjs.transports import XhrStreaming
-from snorky.gateway.http.websocket.endpoint import Endpoint
 from snorky.gateway.http.websocket.handler import WebSocketHandler
+from snorky.gateway.http.websocket.protocol import Endpoint
 
 __all__ = ["RESPONSE_MAX_CHARS", "TIMING", "PusherSession", "PusherXHRHandler"]
 

@@ -18,10 +18,9 @@ from aiohttp import web
 from snorky.gateway.auth.sessions import Session
 from snorky.gateway.errors import CloseCode, InvalidMessage, InvalidToken
 from snorky.gateway.http.protocols.raw.rendering import DIALECTS, Format, value_of
-from snorky.gateway.http.websocket.endpoint import Endpoint
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
-from snorky.gateway.http.websocket.protocol import WebSocketProtocol
+from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.protocol.codec import Envelope, Json
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 

@@ -21,8 +21,8 @@ from snorky.gateway.errors import CloseCode, ConnectionClosed
 from snorky.gateway.http.protocols.sse.rendering import DIALECTS, event, records
 from snorky.gateway.http.protocols.sse.request import StreamRequest
 from snorky.gateway.http.serving.response_stream import HIGH_WATER_BYTES, ResponseStream
-from snorky.gateway.http.websocket.endpoint import Endpoint
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
+from snorky.gateway.http.websocket.protocol import Endpoint
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.protocol.codec import Envelope, Json, encode_json
 from snorky.gateway.protocol.publication import Position

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snorky.gateway.http.websocket.aiohttp_internals import unmask
+from snorky.gateway.http.websocket.masking import unmask
 from snorky.gateway.protocol.ws_frames import unmask as plain
 
 
