@@ -1,6 +1,6 @@
 """Removes a client's masking with aiohttp's compiled XOR: 0.1 us per KiB instead of 3 us in pure Python.
 
-Only this module and takeover.py use aiohttp's internals; tests/unit/http/websocket/test_masking.py checks it.
+Only this module and aiohttp_internals.py use aiohttp's internals; tests/unit/http/websocket/test_masking.py checks it.
 """
 
 from aiohttp._websocket.helpers import websocket_mask
