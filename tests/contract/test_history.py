@@ -193,6 +193,19 @@ async def test_publications_during_a_read_of_an_empty_history_are_not_skipped(
         assert (payloads(recent), top) == ([b"1"], recent[-1].position)
 
 
+async def test_the_end_of_a_history_is_read_in_one_step(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publication between two steps would look like a gap: nothing follows the position, and it is not the last."""
+    async with keeper_of(server.url) as keeper:
+        positions, of_end = await fill(keeper, 3), keeper.position
+
+        async def position(key: str) -> Position:
+            await fill(keeper, 1)
+            return await of_end(key)
+
+        monkeypatch.setattr(keeper, "position", position)
+        assert await keeper.recent(KEY, 5, positions[-1]) == ([], positions[-1])
+
+
 async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     keeper = keepers[0]
     positions = await fill(keeper, 30, History(ttl_s=3600.0, size=20))

@@ -124,6 +124,13 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(HISTORY, "test_entries_have_their_attributes and redis"),
     ),
     Mutation(
+        guard="the end of a history is read in one step",
+        file="gateway/redis/history/store.py",
+        old="await self.position(key) if found else since",
+        new="await self.position(key)",
+        argv=test(HISTORY, "test_the_end_of_a_history_is_read_in_one_step"),
+    ),
+    Mutation(
         guard="attributes: of the right publications",
         file="gateway/delivery/fan_out.py",
         old="                    valid, values, described = [], [], {}\n",
