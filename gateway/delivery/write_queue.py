@@ -193,7 +193,7 @@ class WriteQueue:
         targets = [each.direct for each in connections]
         incomplete = send_many(targets, data)
         if incomplete is None:
-            _open(connections)
+            self._open(connections)
             return False
         for index, sent in incomplete:
             connection = connections[index]
@@ -202,20 +202,22 @@ class WriteQueue:
                 connection.write(rest)  # type: ignore[arg-type]  # transports with a socket take any buffer
             except Exception:
                 self._give_up(connection)
-        _open(connections[index] for index, _sent in incomplete if targets[index] is None)
+        self._open(connections[index] for index, _sent in incomplete if targets[index] is None)
         return True
+
+    def _open(self, connections: Iterable[Connection]) -> None:
+        """Prepare connections for the extension module, which the next pass uses for them."""
+        left = OPENED_MAX
+        for connection in connections:
+            try:
+                left -= connection.open_direct()
+            except Exception:
+                self._give_up(connection)
+            if not left:
+                return
 
     @staticmethod
     def _give_up(connection: Connection) -> None:
         _log.exception("write failed", connection=connection.id)
         with suppress(Exception):  # its transport is broken
             connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
-
-
-def _open(connections: Iterable[Connection]) -> None:
-    """Prepare connections for the extension module, which the next pass uses for them."""
-    left = OPENED_MAX
-    for connection in connections:
-        left -= connection.open_direct()
-        if not left:
-            return

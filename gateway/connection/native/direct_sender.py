@@ -68,8 +68,8 @@ class DirectSender:
             self.path, self.send_many = "io_uring", ring.send_many
 
     def direct_of(self, transport: asyncio.Transport) -> "Direct | None":
-        """Make what `send_many` needs to write for an open transport; None = it cannot."""
+        """Make what `send_many` needs to write for a transport; None = it cannot."""
         kind = type(transport)
-        if self._make is None or (kind.__module__, kind.__qualname__) not in _PLAIN:
+        if self._make is None or (kind.__module__, kind.__qualname__) not in _PLAIN or transport.is_closing():
             return None
         return self._make(transport.get_extra_info("socket").fileno(), transport)

@@ -163,6 +163,22 @@ async def test_passes_prepare_some_connections_a_chunk_for_the_extension_module(
         assert len(sent) >= 2 or not isinstance(wire, DirectWire) or wire is wires[1]
 
 
+async def test_a_connection_that_cannot_be_prepared_is_closed_and_no_other() -> None:
+    class BrokenWire(DirectWire):
+        def make_direct(self) -> Any:
+            raise OSError("a broken wire")
+
+    wires = [BrokenWire() if number == 1 else DirectWire() for number in range(3)]
+    connections = [Connection(wire, JSON, node_id="n", serial=serial) for serial, wire in enumerate(wires)]
+    group = {each: 1 for each in connections}
+    queue = WriteQueue(Rig().source, chunk=10, on_done=lambda: None, send_many=send_many)
+    for number in range(2):
+        queue.line_up(Batch({JSON: group}, JSON, tuple(connections), b"%d" % number, 1))
+        queue.run()
+    assert [b"".join([*wire.writes, *wire.sent]) for wire in wires[::2]] == [b"01", b"01"]
+    assert [each.is_closed for each in connections] == [False, True, False]
+
+
 # -- what happens between two chunks ----------------------------------------------------------------------------
 
 

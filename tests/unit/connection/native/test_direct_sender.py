@@ -74,6 +74,19 @@ async def test_transports_with_a_socket_of_their_own_take_part() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.needs("gcc", "Python.h")
+@on_both_loops
+async def test_a_transport_whose_socket_has_gone_does_not_take_part() -> None:
+    """A write has failed: uvloop closes the descriptor at once, and calls `connection_lost` later."""
+    with extension_built():
+        sender = DirectSender()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tcp, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, *server.getsockname())
+        tcp.abort()
+        assert sender.direct_of(tcp) is None
+        await asyncio.sleep(0)
+
+
 @pytest.mark.needs("gcc", "Python.h", "openssl")
 @on_both_loops
 async def test_tls_and_unknown_transports_do_not(tmp_path: Path) -> None:
