@@ -8,7 +8,7 @@ Rules:
   (`snorky.gateway.connection.waiting_replies`). A reply that exceeds the bound by itself is refused: `too_large`.
 - The queue holds references to frames that all receivers share, never copies.
 - While `direct` is set, the fan-out may write to the socket itself (`snorky.gateway.connection.native.direct_sender`).
-  It is set at the first delivery: a connection that receives nothing does without its 180 bytes.
+  A pass that misses it sets it for later ones: a connection that receives nothing does without the memory.
 - After closing, writes are discarded, and `is_closed` stays true.
 """
 

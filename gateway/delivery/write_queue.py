@@ -29,7 +29,7 @@ from snorky.gateway.protocol.ws_frames import Dialect
 __all__ = ["CHUNK", "Batch", "NewestMessages", "Source", "WriteQueue"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
-OPENED_MAX: Final = 250  # connections that a chunk prepares for the extension module: 2 us each
+OPENED_MAX: Final = 250  # connections that one piece of a pass prepares for the extension module: 2 us each
 
 _log = structlog.get_logger("snorky.fanout")
 
@@ -209,6 +209,8 @@ class WriteQueue:
         """Prepare connections for the extension module, which the next pass uses for them."""
         left = OPENED_MAX
         for connection in connections:
+            if connection.direct is not None:  # it has bytes in its transport's buffer
+                continue
             try:
                 left -= connection.open_direct()
             except Exception:

@@ -11,6 +11,7 @@ import pytest
 
 from snorky.gateway.contracts.history import History, HistoryStore, Order
 from snorky.gateway.protocol.publication import Position, Selector, read_publication
+from snorky.gateway.redis.keys import state_key
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.testing.history import Archive, MemoryHistory
@@ -204,6 +205,18 @@ async def test_the_end_of_a_history_is_read_in_one_step(server: Server, monkeypa
 
         monkeypatch.setattr(keeper, "position", position)
         assert await keeper.recent(KEY, 5, positions[-1]) == ([], positions[-1])
+        found, top = await keeper.recent(KEY, 0, positions[0])
+        assert (found, top.offset) == ([], 5), "without a limit nothing was read: the end is asked for"
+
+
+async def test_a_channel_that_is_only_read_keeps_its_state(server: Server) -> None:
+    """Otherwise the next read after a day would find a new history, and report a loss."""
+    async with keeper_of(server.url) as keeper, server.client() as redis:
+        positions = await fill(keeper, 3)
+        for since in (positions[0], positions[-1]):
+            await redis.pexpire(state_key(PREFIX, KEY), 60_000)
+            await keeper.recent(KEY, 5, since)
+            assert await redis.pttl(state_key(PREFIX, KEY)) > 60_000
 
 
 async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[HistoryStore, HistoryStore]) -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 - `Connection.direct` is set only while the connection neither queues nor discards, and if its transport writes to a
-  socket without a layer between (TLS). A pass that finds it missing sets it for the next pass.
+  socket without a layer between (TLS). A pass that finds it missing prepares some connections for later passes.
 - The extension module uses the socket only if the transport is open and its buffer is empty: the transport itself
   would then write at once, so no byte overtakes another.
 - If a socket does not take all bytes, the rest goes to `Connection.write` before anything else runs. So the transport

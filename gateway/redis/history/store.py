@@ -127,7 +127,8 @@ class RedisHistory:
             begin = since
             found = await self._while_sound(key, lambda: self._first_after(key, begin, limit))
             if found is not None:
-                return found, await self.position(key) if found else since  # if nothing follows it, it is the end
+                top = await self.position(key)  # asked in any case: it keeps the state of a channel that is only read
+                return found, top if found or not limit else since  # if nothing follows it, it was the end
         publications, top = await self.page(key, limit, order="newest")
         return publications[::-1], top
 

@@ -126,9 +126,16 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="the end of a history is read in one step",
         file="gateway/redis/history/store.py",
-        old="await self.position(key) if found else since",
-        new="await self.position(key)",
+        old="top if found or not limit else since",
+        new="top",
         argv=test(HISTORY, "test_the_end_of_a_history_is_read_in_one_step"),
+    ),
+    Mutation(
+        guard="a channel that is only read keeps its state",
+        file="gateway/redis/history/store.py",
+        old="                top = await self.position(key)  # asked in any case",
+        new="                top = await self.position(key) if found or not limit else since  # asked",
+        argv=test(HISTORY, "test_a_channel_that_is_only_read_keeps_its_state"),
     ),
     Mutation(
         guard="attributes: of the right publications",

@@ -73,7 +73,7 @@ NATIVE_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/connection/test_connection.py", "test_only_an_open_connection_that_does_not_queue"),
     ),
     Mutation(
-        guard="a chunk prepares some connections for direct sends",
+        guard="a pass prepares some connections for direct sends",
         file="gateway/delivery/write_queue.py",
         old="            if not left:\n                return\n",
         new="",
@@ -105,7 +105,14 @@ NATIVE_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/connection/native/direct_sender.py",
         old=" or transport.is_closing():",
         new=":",
-        argv=test("tests/unit/connection/native/test_direct_sender.py", "test_a_transport_whose_socket_has_gone"),
+        argv=test("tests/unit/connection/native/test_direct_sender.py", "test_a_closing_transport_does_not_take_part"),
+    ),
+    Mutation(
+        guard="only connections that are prepared now count",
+        file="gateway/delivery/write_queue.py",
+        old="            if connection.direct is not None:  # it has bytes in its transport's buffer\n                continue\n",
+        new="",
+        argv=test("tests/unit/delivery/test_write_queue.py", "test_connections_that_are_prepared_and_cannot_be_used"),
     ),
     Mutation(
         guard="a connection that cannot be prepared ends alone",

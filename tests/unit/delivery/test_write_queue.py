@@ -163,6 +163,19 @@ async def test_passes_prepare_some_connections_a_chunk_for_the_extension_module(
         assert len(sent) >= 2 or not isinstance(wire, DirectWire) or wire is wires[1]
 
 
+async def test_connections_that_are_prepared_and_cannot_be_used_now_do_not_count() -> None:
+    """Bytes wait in the buffers of their transports, so the extension module uses none."""
+    wires = [DirectWire() for _ in range(2 * OPENED_MAX)]
+    connections = [Connection(wire, JSON, node_id="n", serial=serial) for serial, wire in enumerate(wires)]
+    for connection in connections[:OPENED_MAX]:
+        connection.open_direct()
+    group = {each: 1 for each in connections}
+    queue = WriteQueue(Rig().source, chunk=10_000, on_done=lambda: None, send_many=lambda _targets, _data: None)
+    queue.line_up(Batch({JSON: group}, JSON, tuple(connections), b"0", 1))
+    queue.run()
+    assert all(each.direct is not None for each in connections)
+
+
 async def test_a_connection_that_cannot_be_prepared_is_closed_and_no_other() -> None:
     class BrokenWire(DirectWire):
         def make_direct(self) -> Any:

@@ -76,8 +76,8 @@ async def test_transports_with_a_socket_of_their_own_take_part() -> None:
 
 @pytest.mark.needs("gcc", "Python.h")
 @on_both_loops
-async def test_a_transport_whose_socket_has_gone_does_not_take_part() -> None:
-    """A write has failed: uvloop closes the descriptor at once, and calls `connection_lost` later."""
+async def test_a_closing_transport_does_not_take_part() -> None:
+    """Between a failed write and `connection_lost`, the connection does not know it yet."""
     with extension_built():
         sender = DirectSender()
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -103,20 +103,6 @@ async def test_client_that_is_closed_between_publications_gets_its_close_frame_l
 
 
 @on_both_paths
-async def test_a_socket_that_fails_in_a_pass_affects_no_other_client() -> None:
-    """Its transport has closed the descriptor, and the connection does not know it yet."""
-    async with running_site() as site:
-        clients = [await site.subscriber() for _ in range(12)]
-        broken = list(site.node.connections)[5]
-        broken._wire._transport.abort()  # type: ignore[attr-defined]  # as a write does that fails
-        for number in range(3):
-            site.bring(b"%d" % number)
-        for client in clients[:5] + clients[6:]:
-            assert [value_of(await client.message()) for _ in range(3)] == [0, 1, 2]
-        assert await clients[5].until_end() == b""
-
-
-@on_both_paths
 async def test_descriptors_of_closed_clients_are_never_written_to() -> None:
     """New clients get the descriptors of those that have gone, and are in no channel."""
     async with running_site() as site:
