@@ -137,6 +137,19 @@ def some_frames(rng: random.Random, socket_id: str, home: str) -> bytes:
     return b"".join(some_frame(rng, socket_id, home) for _ in range(rng.choice((0, 1, 2, 3, 8))))
 
 
+async def relay_one(client: RawClient, socket_id: str) -> None:
+    """Send an event to a channel, and wait until it is processed: on a busy machine other cases end before that."""
+    auth = signed(f"{socket_id}:private-a", API_KEY, API_SECRET)
+    subscribe = {"event": "pusher:subscribe", "data": {"channel": "private-a", "auth": auth}}
+    await client.send(frame(TEXT, json.dumps(subscribe).encode()))
+    while json.loads((await client.receive())[1])["event"] != "pusher_internal:subscription_succeeded":
+        pass
+    event = {"event": "client-a", "channel": "private-a", "data": {}}
+    await client.send(frame(TEXT, json.dumps(event).encode()) + frame(PING, b"done"))
+    while await client.receive() != (PONG, b"done"):
+        pass
+
+
 async def run_case(number: int, node: CountedNode) -> None:
     """Connect, and send the frames of a case; any reaction of the node is right, but a client always learns its id."""
     rng = random.Random(SEED * 1_000_003 + number)
@@ -155,6 +168,8 @@ async def run_case(number: int, node: CountedNode) -> None:
             if key == API_KEY and version in ("5", "7"):
                 assert (opcode, json.loads(payload)["event"]) == (TEXT, "pusher:connection_established")
                 socket_id = json.loads(json.loads(payload)["data"])["socket_id"]
+                if number % 50 == 1 and not early:
+                    await relay_one(client, socket_id)
                 for _ in range(rng.choice((1, 2, 3))):
                     await client.send(some_frames(rng, socket_id, home))
                     if rng.random() < 0.7:  # also before the answer
