@@ -84,6 +84,7 @@ LONGEST: Final = (
     "tests/contract/test_broker.py",
     "tests/cluster/test_races.py",
     "tests/cluster/test_centrifuge_attributes.py",
+    "tests/cluster/test_centrifuge_chan_info.py",
     "tests/e2e/test_docs.py",
     "tests/e2e/test_examples.py",
     "tests/e2e/test_prometheus.py",

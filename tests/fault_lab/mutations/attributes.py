@@ -9,6 +9,7 @@ FOREIGN = "tests/unit/delivery/test_foreign.py"
 HISTORY = "tests/contract/test_history.py"
 BATCHES = "tests/contract/test_history_batches.py"
 CLUSTER = "tests/cluster/test_centrifuge_attributes.py"
+CHAN_INFO = "tests/cluster/test_centrifuge_chan_info.py"
 
 ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -191,7 +192,7 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/protocols/centrifuge/description.py",
         old=" or known[1] is not chan_info",
         new="",
-        argv=test(CLUSTER, "test_presence_joins_leaves_and_publications_have_the_info_of_a_subscription"),
+        argv=test(CHAN_INFO, "test_presence_joins_leaves_and_publications_have_the_info_of_a_subscription"),
     ),
     Mutation(
         guard="chan_info: claims that look like both infos",
@@ -205,20 +206,20 @@ ATTRIBUTES_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/protocols/pusher/rendering.py",
         old="infos_in(change.data)[0]",
         new="change.data",
-        argv=test(CLUSTER, "test_members_of_a_presence_channel_see_the_info_of_the_connection_only"),
+        argv=test(CHAN_INFO, "test_members_of_a_presence_channel_see_the_info_of_the_connection_only"),
     ),
     Mutation(
         guard="chan_info: not in lists of Pusher's members",
         file="gateway/http/protocols/pusher/client.py",
         old='{name: infos_in(data)[0] for name, data in found["members"].items()}',
         new='found["members"]',
-        argv=test(CLUSTER, "test_members_of_a_presence_channel_see_the_info_of_the_connection_only"),
+        argv=test(CHAN_INFO, "test_members_of_a_presence_channel_see_the_info_of_the_connection_only"),
     ),
     Mutation(
         guard="chan_info: user_info that looks like both infos",
         file="gateway/http/protocols/pusher/client.py",
         old='entry_data(member.get("user_info"))',
         new='member.get("user_info")',
-        argv=test(CLUSTER, "test_members_of_a_presence_channel_see_the_info_of_the_connection_only"),
+        argv=test(CHAN_INFO, "test_members_of_a_presence_channel_see_the_info_of_the_connection_only"),
     ),
 )
