@@ -36,6 +36,7 @@ from snorky.gateway.delivery.fan_out import Fanout
 from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, GapRepair
 from snorky.gateway.delivery.hub import Hub
+from snorky.gateway.delivery.interleaved_reads import InterleavedReads
 from snorky.gateway.errors import CloseCode, ConfigurationError
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_limiter import ClusterLimiter
@@ -91,7 +92,7 @@ class Node:
         self.direct_sender = direct_sender or DirectSender()
         self._node_id = node_id or new_node_id()
         self._metrics = metrics or Metrics()
-        self._auth = auth or Authenticator(metrics=self._metrics)
+        self._auth = auth = auth or Authenticator(metrics=self._metrics)
         self.hooks = hooks  # None = the backend is not asked
         if hooks is not None:
             self._auth.ask_by(hooks)
@@ -108,6 +109,7 @@ class Node:
         )
         self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals, self.cluster_limits.quotas)
         self._broker = broker
+        self.interleaved_reads = InterleavedReads(broker.read_now)
         self._history_store = history_store
         self._hub = Hub()
         self._repair: GapRepair | None = None
@@ -158,7 +160,6 @@ class Node:
             counts=self.cluster_limits.counts,
         )
         self._refresher = Refresher(self._auth, lambda each: self._connections.get(each) or (), self.recheck)
-        subscriptions = subscription_store or LocalSubscriptionStore()
         self.control = Control(
             control_log or LocalControlLog(self._node_id),
             node_id=self._node_id,
@@ -166,7 +167,7 @@ class Node:
             channels=self.channels,
             find_service=self.find_service,
             state=lambda: {**self.counts, "isDraining": self.is_draining, "version": __version__},
-            subscriptions=ServerSubscriptions(subscriptions, self._auth, self.find_service),
+            subscriptions=ServerSubscriptions(subscription_store or LocalSubscriptionStore(), auth, self.find_service),
             refresh=self._refresher.refresh,
         )
         self._auth.on_identified = self._on_identified
@@ -383,8 +384,7 @@ class Node:
         self._fanout.pass_on(key, steps)
 
     def _is_congested(self, key: str) -> bool:
-        channel = self._hub.get(key)
-        return channel is not None and channel.is_congested
+        return (channel := self._hub.get(key)) is not None and channel.is_congested
 
 
 def node_of(registry: ServiceRegistry) -> Node:

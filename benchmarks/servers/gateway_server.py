@@ -71,6 +71,9 @@ class NoBroker:
     def resume(self) -> None:
         """Nothing is read."""
 
+    def read_now(self) -> None:
+        """Nothing is read."""
+
 
 async def serve(ping_interval_s: float, redis_url: str = "", native_fanout: str = "auto") -> None:
     settings = Settings(

@@ -66,3 +66,9 @@ class Broker(Protocol):
 
     def resume(self) -> None:
         """Resume reading."""
+
+    def read_now(self) -> None:
+        """Call the listener with publications that have arrived and that the event loop has not read yet.
+
+        The event loop reads them anyway: an implementation may do nothing.
+        """

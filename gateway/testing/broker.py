@@ -76,6 +76,9 @@ class LoopbackBroker:
     def resume(self) -> None:
         self.is_paused = False
 
+    def read_now(self) -> None:
+        """Do nothing: the loop calls `_bring` for each publication."""
+
 
 class Bus:
     """Delivers publications of any node to all brokers, in one order."""

@@ -1,6 +1,8 @@
 """The contract of `contracts.broker`: RedisBroker on each kind of server, SpreadBroker and ClusterBroker on several."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -239,6 +241,34 @@ async def test_paused_reading_keeps_redis_verified_and_loses_nothing(server: Any
         broker.resume()
         await heard.until(lambda: heard.publications == [(NEWS, b"kept")])
         assert heard.interruptions == 0
+
+
+async def test_what_has_arrived_is_delivered_without_the_event_loop(server: AnyServer) -> None:
+    async def publish() -> None:
+        client = server.client()
+        await client.publish(name(NEWS), b"now")
+        await client.aclose()
+
+    async with open_broker(server.url) as (broker, heard):
+        await broker.subscribe(NEWS)
+        for read_now, expected in ((broker.read_now, [(NEWS, b"now")]), (lambda: None, [])):
+            thread = threading.Thread(target=asyncio.run, args=(publish(),))
+            thread.start()
+            thread.join(30.0)
+            end_s = time.monotonic() + (30.0 if expected else 0.2)
+            while heard.publications != expected and time.monotonic() < end_s:
+                read_now()
+            assert heard.publications == expected
+            await heard.until(lambda: len(heard.publications) == 1)
+            heard.publications.clear()
+        broker.pause()
+        thread = threading.Thread(target=asyncio.run, args=(publish(),))
+        thread.start()
+        thread.join(30.0)
+        broker.read_now()
+        assert heard.publications == []
+        broker.resume()
+        await heard.until(lambda: heard.publications == [(NEWS, b"now")])
 
 
 async def test_silence_alone_keeps_redis_verified(server: AnyServer) -> None:

@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+import fcntl
 import math
 import os
 import random
@@ -28,6 +29,7 @@ __all__ = ["AcceptGate", "Descriptors"]
 HTTP_PER_CONNECTION: Final = 2
 RESERVE_MIN: Final = 16  # for the private port, reconnects to Redis, files
 RESERVE_MAX: Final = 1_024
+ROOM_MAX: Final = 262_144  # descriptors; 8 bytes each in the kernel
 ANSWERED_MAX: Final = 64  # connections that are being refused with a response
 LOG_INTERVAL_S: Final = 10.0
 RETRY_AFTER_S: Final = 5
@@ -73,6 +75,19 @@ class Descriptors:
             remedy="raise the limit (ulimit -n, LimitNOFILE=, --ulimit nofile=), or lower [limits] connections",
         )
         return possible
+
+    def make_room(self, connections: int) -> None:
+        """Enlarge the kernel's table of this process's descriptors now, for all that may be open. connections: 0 = any.
+
+        The kernel doubles the table each time it is full. In a process with threads that takes 10 ms, in which the
+        process waits. This happens eight times while 10,000 clients connect.
+        """
+        size = min(self.limit - self.capacity + (connections or ROOM_MAX), self.limit, ROOM_MAX)
+        try:
+            with open(os.devnull, "rb") as null:
+                os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, size - 1))
+        except OSError as error:  # it is enlarged when clients connect
+            _log.warning("no room for file descriptors in advance", error=str(error))
 
 
 class AcceptGate:

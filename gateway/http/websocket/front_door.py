@@ -113,6 +113,7 @@ class FrontDoor:
         self._pace.run(lambda: self._decide(arrival))
 
     def _decide(self, arrival: "Arrival") -> None:
+        self.handler.endpoint.node.interleaved_reads.tick()
         self.acceptor.on_answered(len(self._pace))
         if arrival.transport.is_closing():
             return

@@ -111,6 +111,7 @@ class WebSocketHandler:
         node, public = node_of(self._registry), self.public
         descriptors = Descriptors.now()
         limits = replace(node.limits, connections=descriptors.bounded(node.limits.connections))
+        descriptors.make_room(limits.connections)
         admission = Admission(limits, public.trusted_proxies, node.metrics)
         gate = AcceptGate(limits, descriptors, admission.network_of, node.metrics)
         turns = Turns(node.metrics.queued_clients)

@@ -161,6 +161,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything."""
+        self._endpoint.node.interleaved_reads.tick()
         self._endpoint.gate.websockets -= 1
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
@@ -189,14 +190,14 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Process one read: nearly always one whole message."""
+        self._endpoint.node.interleaved_reads.tick()
         self._is_heard = True
         if self._has_failed:
             return
         parser = self._parser
         if parser is None and len(data) <= AT_ONCE_MAX_BYTES and not self._is_full:
             try:
-                frame = whole_message(data, self.frame_max_bytes, unmask)
-                if frame is not None:
+                if (frame := whole_message(data, self.frame_max_bytes, unmask)) is not None:
                     if (rest := self._on_frame(*frame)) is not None:
                         self._work = rest
                         self._join_line()

@@ -157,6 +157,10 @@ class ClusterBroker:
         for broker in self._brokers.values():
             broker.resume()
 
+    def read_now(self) -> None:
+        for broker in tuple(self._brokers.values()):
+            broker.read_now()
+
     # -- Listener of the shards' brokers -------------------------------------------------------------------------
 
     def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:

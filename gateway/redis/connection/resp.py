@@ -3,12 +3,15 @@
 Rules:
 - Replies are not passed on one by one: the owner of the wire gets `Reader.gets` once per read and calls it until it is
   empty (650-850 thousand messages per CPU-second; a coroutine per reply, as in redis-py, costs ten times that).
+- `read_now` reads the socket itself, by a descriptor of its own: the number of the transport's may belong to another
+  socket once it is closed. Errors and the end of the stream are left to the transport, which meets them too.
 - `on_lost` is called exactly once, when the wire is closed or lost; no other callback is called after it.
 - Protocol RESP2, without HELLO, so that an ACL user needs few permissions: AUTH needs none, and CLIENT SETNAME, which
   only makes CLIENT LIST readable, may be denied.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -23,6 +26,7 @@ Gets = Callable[[], object]  # hiredis.Reader.gets: the next reply, or False if 
 # A longer reply is not one of our messages (`message_max_bytes` is at most 16 MiB), and would be buffered until it is
 # complete. It cannot be skipped, so the wire is closed.
 REPLY_MAX_BYTES = 16 * 1024 * 1024 + 65_536
+READ_NOW_MAX_BYTES = 65_536
 
 
 class ConnectionLost(Exception):
@@ -54,6 +58,8 @@ class RespConnection(asyncio.Protocol):
         self.is_congested = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # done: socket closed
         self._is_paused = False
+        self._is_processing = False
+        self._own_fd: int | None = None  # for `read_now`; -1: it cannot read this transport's bytes
         self._reader = hiredis.Reader()
         self._reply_max_bytes = reply_max_bytes
         self._transport: asyncio.Transport | None = None
@@ -85,10 +91,30 @@ class RespConnection(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
 
+    def read_now(self) -> None:
+        """Process bytes that have arrived already, before the event loop reads them; not while paused, not with TLS."""
+        if not self.is_open or self._is_paused or self._is_processing:
+            return
+        if self._own_fd is None:
+            self._own_fd = self._duplicate()
+        try:
+            data = b"" if self._own_fd < 0 else os.read(self._own_fd, READ_NOW_MAX_BYTES)
+        except OSError:  # nearly always BlockingIOError: nothing has arrived
+            return
+        if data:
+            self.data_received(data)
+
+    def _duplicate(self) -> int:
+        if self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
+            return -1
+        return os.dup(self._transport.get_extra_info("socket").fileno())
+
     def _end(self, error: ConnectionLost) -> None:
         if not self.is_open:
             return
         self.is_open = False
+        if self._own_fd is not None and self._own_fd >= 0:
+            os.close(self._own_fd)
         self.consume = _discard
         self.on_writable = None
         on_lost, self.on_lost = self.on_lost, None
@@ -104,6 +130,7 @@ class RespConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.is_open:
             return
+        self._is_processing = True
         try:
             self._reader.feed(data)
             self.consume(self._reader.gets)
@@ -113,6 +140,8 @@ class RespConnection(asyncio.Protocol):
             self.close(error)
         except (hiredis.HiredisError, MemoryError) as error:
             self.close(ConnectionLost(f"not the Redis protocol: {error}"))
+        finally:
+            self._is_processing = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(ConnectionLost("closed by Redis" if exc is None else f"connection lost: {exc}"))

@@ -52,3 +52,7 @@ class SpreadBroker:
     def resume(self) -> None:
         for broker in self._brokers:
             broker.resume()
+
+    def read_now(self) -> None:
+        for broker in self._brokers:
+            broker.read_now()

@@ -145,6 +145,9 @@ class RedisBroker:
         self._subscriber.resume()
         self._canary.resume()
 
+    def read_now(self) -> None:
+        self._subscriber.read_now()
+
     def _tick(self) -> None:
         if not self._is_stopped:
             self._canary.tick()

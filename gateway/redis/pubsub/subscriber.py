@@ -138,9 +138,7 @@ class Subscriber:
         """Subscribe; returns when Redis has confirmed. Raises BrokerUnavailable: rejected, or not confirmed in time."""
         if self._is_stopped:
             raise BrokerUnavailable("the broker is stopped")
-        channel = self._by_key.get(key)
-        if channel is None:
-            channel = self._by_key[key] = HeardChannel(key)
+        channel = self._by_key.get(key) or self._by_key.setdefault(key, HeardChannel(key))
         self._linger.cancel(channel)
         if channel.is_confirmed:
             channel.is_held = True
@@ -162,11 +160,9 @@ class Subscriber:
 
     def unsubscribe(self, key: str) -> None:
         """Give the channel up; UNSUBSCRIBE is sent after linger_s. Does nothing if not subscribed."""
-        channel = self._by_key.get(key)
-        if channel is None:
-            return
-        channel.is_held = False
-        self._on_less_wanted(channel)
+        if (channel := self._by_key.get(key)) is not None:
+            channel.is_held = False
+            self._on_less_wanted(channel)
 
     def pause(self) -> None:
         """Stop reading; a connection made meanwhile stops once it is whole."""
@@ -179,6 +175,11 @@ class Subscriber:
         self._is_paused = False
         if self._link.wire is not None:
             self._link.wire.resume()
+
+    def read_now(self) -> None:
+        """Process what has arrived already, as the event loop would."""
+        if self._link.wire is not None:
+            self._link.wire.read_now()
 
     def redial(self, reason: str) -> None:
         """Close the connection and connect again."""
@@ -194,8 +195,7 @@ class Subscriber:
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        wire = self._link.wire
-        if wire is None:
+        if (wire := self._link.wire) is None:
             return  # the next connection subscribes to all wanted channels
         commands = []
         while self._to_send and len(self._unanswered) < WINDOW:

@@ -32,6 +32,7 @@ from tests.fault_lab.mutations.pusher_guards import PUSHER_GUARDS_MUTATIONS
 from tests.fault_lab.mutations.pusher_watchlists import PUSHER_WATCHLISTS_MUTATIONS
 from tests.fault_lab.mutations.pusher_webhooks import PUSHER_WEBHOOKS_MUTATIONS
 from tests.fault_lab.mutations.pusher_xhr import PUSHER_XHR_MUTATIONS
+from tests.fault_lab.mutations.reads import READS_MUTATIONS
 from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
 from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
 from tests.fault_lab.mutations.services import SERVICES_MUTATIONS
@@ -44,6 +45,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *DELIVERY_MUTATIONS,
     *GATEWAY_MUTATIONS,
     *REDIS_MUTATIONS,
+    *READS_MUTATIONS,
     *IDLE_MUTATIONS,
     *GROWTH_MUTATIONS,
     *BATCH_MUTATIONS,

@@ -1,6 +1,8 @@
 """AcceptGate: plain HTTP is counted when it is accepted; some descriptors are reserved."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 import structlog
@@ -141,3 +143,32 @@ def test_the_reserve_grows_with_the_limit_of_open_files() -> None:
 def test_descriptors_of_this_process_are_counted() -> None:
     now = Descriptors.now()
     assert 0 < now.capacity < now.limit
+
+
+TABLE = """
+import os, resource
+from snorky.gateway.http.serving import accept_gate
+
+accept_gate.ROOM_MAX = 3_000
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+for limit, connections in ((64, 1), (900, 50_000), (1 << 30, 500), (1 << 30, 0), (1 << 30, 50_000)):
+    accept_gate.Descriptors(limit, 20).make_room(connections)
+    lines = open("/proc/self/status").read().splitlines()
+    print(*(line.split()[1] for line in lines if line.startswith("FDSize:")), len(os.listdir("/proc/self/fd")))
+"""
+
+
+def test_room_for_descriptors_is_made_in_advance_and_is_bounded() -> None:
+    lines = subprocess.run([sys.executable, "-c", TABLE], check=True, capture_output=True, text=True).stdout.split()
+    least, *others = map(int, lines[::2])
+    assert least <= 256 and others == [1_024, 2_048, 4_096, 4_096]  # the kernel doubles it
+    assert len(set(lines[1::2])) == 1, "a descriptor is still open"
+
+
+@on_both_loops
+async def test_a_site_makes_room_before_its_first_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(Descriptors, "make_room", lambda _self, connections: made.append(connections))
+    async with running_site(limits=Limits(connections=77)):
+        assert made == [77]

@@ -1,0 +1,32 @@
+"""InterleavedReads: publications are read from Redis also in the middle of a long iteration of the event loop.
+
+The loop calls the callbacks of all sockets that it found readable, and looks for new data only after the last of them.
+When 1,000 clients send a message at the same time, or leave, that takes 10 ms, and a publication would wait for it.
+
+Rules:
+- A callback of a client calls `tick` before it does anything else: what the read delivers may change every connection.
+- There is one read in PERIOD_S at most: under load, more publications in one read cost less.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+__all__ = ["PERIOD_S", "InterleavedReads"]
+
+PERIOD_S: Final = 0.000_5
+
+
+class InterleavedReads:
+    """The reads of one node. read_now: see `Broker`."""
+
+    def __init__(self, read_now: Callable[[], None]) -> None:
+        self._read_now = read_now
+        self._due_s = 0.0
+
+    def tick(self) -> None:
+        """Read if it is time. Called for every message: 0.1 us, and 1 us for a read that finds nothing."""
+        now_s = perf_counter()
+        if now_s >= self._due_s:
+            self._due_s = now_s + PERIOD_S
+            self._read_now()

@@ -1,0 +1,88 @@
+"""Publications are read from Redis between the callbacks of clients, in one iteration of the event loop too."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from snorky.gateway.delivery import interleaved_reads
+from snorky.gateway.delivery.interleaved_reads import InterleavedReads
+from tests.support.clients.raw_ws import TEXT, RawClient, frame, handshake_head
+from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
+
+CLIENTS = 4
+CALL = frame(TEXT, b'{"service":"echo","message":1}')
+
+
+class Order:
+    """The order of reads and of what clients do. All of it is slow enough for a read to be due before the next."""
+
+    def __init__(self, site: RunningSite) -> None:
+        self.seen: list[str] = []
+        site.node.interleaved_reads = InterleavedReads(lambda: self.seen.append("read"))
+
+    def noted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a method."""
+
+        def noting(*args: Any, **options: Any) -> Any:
+            self.seen.append(name)
+            time.sleep(2 * interleaved_reads.PERIOD_S)
+            return method(*args, **options)
+
+        return noting
+
+
+async def clients_of(site: RunningSite) -> list[RawClient]:
+    return [await site.client() for _ in range(CLIENTS)]
+
+
+@on_both_loops
+async def test_a_read_comes_before_each_slow_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_site() as site:
+        clients = await clients_of(site)
+        order = Order(site)
+        monkeypatch.setattr(site.echo, "on_message", order.noted("message", site.echo.on_message))
+        await asyncio.gather(*(each.send(CALL) for each in clients))
+        await until(lambda: order.seen.count("message") == CLIENTS)
+        assert order.seen == ["read", "message"] * CLIENTS
+
+
+@on_both_loops
+async def test_a_read_comes_before_each_client_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_site() as site:
+        await clients_of(site)
+        order = Order(site)
+        monkeypatch.setattr(site.node, "disconnect", order.noted("lost", site.node.disconnect))
+        await gone(site)
+        assert order.seen == ["read", "lost"] * CLIENTS
+
+
+@on_both_loops
+async def test_a_read_comes_before_each_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_site() as site:
+        order = Order(site)
+        monkeypatch.setattr(site.handler, "accept", order.noted("handshake", site.handler.accept))
+        clients = [await site.open() for _ in range(CLIENTS)]
+        await asyncio.gather(*(each.send(handshake_head()) for each in clients))
+        for each in clients:
+            assert (await each.response()).status == 101
+        assert order.seen == ["read", "handshake"] * CLIENTS
+
+
+def test_reads_are_a_period_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, reads = 10.0, 0
+
+    def count() -> None:
+        nonlocal reads
+        reads += 1
+
+    monkeypatch.setattr(interleaved_reads, "perf_counter", lambda: now_s)
+    each = InterleavedReads(count)
+    for _ in range(100):
+        each.tick()
+    assert reads == 1
+    now_s += interleaved_reads.PERIOD_S
+    each.tick()
+    assert reads == 2
