@@ -139,6 +139,7 @@ class Node:
         )
         if self._repair is not None:
             self._repair.release = self._fanout.intervals.release
+            self._repair.pace.tick = self.interleaved_reads.tick
         self._metrics.fanout_path.labels(self.direct_sender.path).set(1)
         self._auth.on_other_claims = self.recheck
         self._hub.on_removed = self.cluster_limits.counts.leave_channel
@@ -328,8 +329,7 @@ class Node:
 
     def disconnect(self, connection: Connection, code: int) -> None:
         """Remove a client and its subscriptions. code: the close code of the connection. Idempotent."""
-        registry = self._connections.pop(connection, None)
-        if registry is None:
+        if (registry := self._connections.pop(connection, None)) is None:
             connection.detach()
             return
         connection.mark_closed()

@@ -19,13 +19,17 @@ PORTION: Final = 8  # of work that takes about 100 us
 
 
 class Pace:
-    """The line of one kind of work. portion: how many may begin in one iteration."""
+    """The line of one kind of work. portion: how many may begin in one iteration.
+
+    tick: called before each piece of work that has waited; may do what other callbacks of the loop do.
+    """
 
     def __init__(self, portion: int = PORTION) -> None:
         self._portion = portion
         self._left = portion
         self._line: deque[Callable[[], object]] = deque()
         self._is_armed = False
+        self.tick: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -60,6 +64,7 @@ class Pace:
         come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append(lambda: _come(come))
         await come
+        self.tick()  # nothing of the caller has run since it waited
 
     def _renew(self) -> None:
         self._left = self._portion
@@ -68,6 +73,7 @@ class Pace:
             asyncio.get_running_loop().call_soon(self._renew)
         while self._line and self._left:
             self._left -= 1
+            self.tick()
             self._line.popleft()()
 
 

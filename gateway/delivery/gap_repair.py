@@ -89,7 +89,7 @@ class GapRepair:
         self._followed: dict[str, _Followed] = {}
         self._fills = asyncio.Semaphore(FILLS)
         self._recoveries = asyncio.Semaphore(RECOVERIES)
-        self._pace = Pace()  # of clients that recover
+        self.pace = Pace()  # of clients that recover
         self._kept_bytes = 0  # of replays that have ended
         self._interruption = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -181,7 +181,7 @@ class GapRepair:
                 missed = await asyncio.shield(replay)
             else:
                 missed = await asyncio.shield(replay)
-                await self._pace.turn()  # all that have waited for it wake in one iteration
+                await self.pace.turn()  # all that have waited for it wake in one iteration
             last = followed.order.last
             if missed is None:
                 if last is not None and last.epoch == since.epoch:
@@ -227,7 +227,7 @@ class GapRepair:
             missed = await self._history_store.read(
                 key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES, is_away=True
             )
-            await self._pace.turn()  # still one of RECOVERIES: few results wait in the line
+            await self.pace.turn()  # still one of RECOVERIES: few results wait in the line
         if missed is None:
             return None
         checked = [_as_deliverable(each) for each in missed]

@@ -53,6 +53,7 @@ class FrontDoor:
         self.gate = handler.endpoint.gate
         self.acceptor = Acceptor(self, self.gate)
         self._pace = Pace()
+        self._pace.tick = self.read_publications
         self._server = server
         self._header_timeout_s = header_timeout_s
         self._waiting: dict[Arrival, float] = {}  # with the deadline of their request, the earliest first
@@ -112,8 +113,11 @@ class FrontDoor:
         self.lose(arrival)
         self._pace.run(lambda: self._decide(arrival))
 
-    def _decide(self, arrival: "Arrival") -> None:
+    def read_publications(self) -> None:
+        """Give publications a turn. See `InterleavedReads.tick`."""
         self.handler.endpoint.node.interleaved_reads.tick()
+
+    def _decide(self, arrival: "Arrival") -> None:
         self.acceptor.on_answered(len(self._pace))
         if arrival.transport.is_closing():
             return
@@ -190,6 +194,7 @@ class Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it."""
+        self._door.read_publications()
         self.transport = cast(asyncio.Transport, transport)
         self.peer, self._is_refused = self._door.gate.enter(self, self.transport)
         if self._is_refused or self._door.acceptor.may_read(self):
@@ -220,6 +225,7 @@ class Arrival(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read the first request, or bytes after a handshake that is being decided."""
+        self._door.read_publications()
         if self._is_refused:  # it is closed soon, and uvloop may read before
             return
         if self._data or (self._is_in_line and len(data) <= HEAD_MAX_BYTES):

@@ -1,12 +1,10 @@
 """Mutations of what keeps publications prompt while many clients connect, call or leave at the same time."""
 
-from typing import Final
-
 from tests.fault_lab.mutations.mutation import Mutation, test
 
 __all__ = ["READS_MUTATIONS"]
 
-READS_MUTATIONS: Final[tuple[Mutation, ...]] = (
+READS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="no read between the loop's reads while paused",
         file="gateway/redis/connection/resp.py",
@@ -64,11 +62,46 @@ READS_MUTATIONS: Final[tuple[Mutation, ...]] = (
         argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "client_that_leaves"),
     ),
     Mutation(
-        guard="publications before the next handshake",
+        guard="publications before the next handshake that has waited",
         file="gateway/http/websocket/front_door.py",
-        old="        self.handler.endpoint.node.interleaved_reads.tick()\n",
+        old="        self._pace.tick = self.read_publications\n",
         new="",
-        argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "each_handshake"),
+        argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "each_handshake_that_has_waited"),
+    ),
+    Mutation(
+        guard="publications before work that has waited",
+        file="gateway/connection/pace.py",
+        old="            self.tick()\n",
+        new="",
+        argv=test("tests/unit/connection/test_pace.py", "test_a_tick_comes_before_all_that_has_waited"),
+    ),
+    Mutation(
+        guard="publications before a coroutine that has waited",
+        file="gateway/connection/pace.py",
+        old="        self.tick()  # nothing of the caller has run since it waited\n",
+        new="",
+        argv=test("tests/unit/connection/test_pace.py", "test_a_tick_comes_before_all_that_has_waited"),
+    ),
+    Mutation(
+        guard="publications before the next client that recovers",
+        file="gateway/node.py",
+        old="            self._repair.pace.tick = self.interleaved_reads.tick\n",
+        new="",
+        argv=test("tests/unit/delivery/test_shared_recovery.py", "test_clients_that_recover_continue_in_portions"),
+    ),
+    Mutation(
+        guard="publications before the next accepted connection",
+        file="gateway/http/websocket/front_door.py",
+        old="        self._door.read_publications()\n        self.transport = ",
+        new="        self.transport = ",
+        argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "each_accepted_connection"),
+    ),
+    Mutation(
+        guard="publications before the next request",
+        file="gateway/http/websocket/front_door.py",
+        old="        self._door.read_publications()\n        if self._is_refused:",
+        new="        if self._is_refused:",
+        argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "each_request"),
     ),
     Mutation(
         guard="interleaved reads are a period apart",

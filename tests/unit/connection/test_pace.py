@@ -1,6 +1,7 @@
 """Pace: a portion of work in each iteration of the loop, in order."""
 
 import asyncio
+from itertools import pairwise
 
 from snorky.gateway.connection.pace import Pace
 
@@ -54,3 +55,20 @@ async def test_each_iteration_has_a_new_portion() -> None:
         assert len(pace) == 0
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+
+async def test_a_tick_comes_before_all_that_has_waited() -> None:
+    pace, seen = Pace(1), list[str]()
+    pace.tick = lambda: seen.append("tick")
+
+    async def wait(name: str) -> None:
+        await pace.turn()
+        seen.append(name)
+
+    pace.run(lambda: seen.append("at once"))
+    pace.run(lambda: seen.append("a"))
+    tasks = [asyncio.create_task(wait(name)) for name in "bc"]
+    await asyncio.gather(*tasks)
+    assert [each for each in seen if each != "tick"] == ["at once", "a", "b", "c"]
+    assert {before for before, after in pairwise(seen) if after in ("a", "b", "c")} == {"tick"}
+    assert seen.count("tick") == 5, "one more for each coroutine, when it is woken"

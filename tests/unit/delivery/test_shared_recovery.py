@@ -39,6 +39,9 @@ async def test_clients_that_recover_continue_in_portions(stage: Stage) -> None:
     since = await stage.publish(0)
     await stage.publish(1)
     stage.town.archive.lateness = lambda: 20
+    reads_now: list[int] = []
+    interleaved = stage.town.nodes[0].interleaved_reads
+    interleaved._read_now = lambda: reads_now.append(done)
     done = 0
 
     async def back() -> None:
@@ -51,9 +54,11 @@ async def test_clients_that_recover_continue_in_portions(stage: Stage) -> None:
     most = 0
     while done < len(tasks):
         before = done
+        interleaved._due_s = 0.0
         await asyncio.sleep(0)
         most = max(most, done - before)
     assert most <= PORTION + 1, "and the one that has begun the read"
+    assert len(set(reads_now)) > 3, "publications are read between the portions"
     await asyncio.gather(*tasks)
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from snorky.gateway.connection.pace import PORTION
 from snorky.gateway.delivery import interleaved_reads
 from snorky.gateway.delivery.interleaved_reads import InterleavedReads
 from tests.support.clients.raw_ws import TEXT, RawClient, frame, handshake_head
@@ -60,15 +62,38 @@ async def test_a_read_comes_before_each_client_that_leaves(monkeypatch: pytest.M
 
 
 @on_both_loops
-async def test_a_read_comes_before_each_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_comes_before_each_accepted_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_site() as site:
+        order, gate = Order(site), site.handler.endpoint.gate
+        monkeypatch.setattr(gate, "enter", order.noted("accepted", gate.enter))
+        clients = [await site.open() for _ in range(CLIENTS)]
+        await until(lambda: order.seen.count("accepted") == len(clients))
+        assert order.seen == ["read", "accepted"] * CLIENTS
+
+
+@on_both_loops
+async def test_a_read_comes_before_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_site() as site:
+        clients = [await site.open() for _ in range(CLIENTS)]
+        await until(lambda: len(site.site._door._waiting) == CLIENTS)  # type: ignore[union-attr]
+        order = Order(site)
+        monkeypatch.setattr(site.site._door, "decide", order.noted("request", lambda _arrival: None))
+        await asyncio.gather(*(each.send(handshake_head()) for each in clients))
+        await until(lambda: order.seen.count("request") == CLIENTS)
+        assert order.seen == ["read", "request"] * CLIENTS
+
+
+@on_both_loops
+async def test_a_read_comes_before_each_handshake_that_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_site() as site:
         order = Order(site)
         monkeypatch.setattr(site.handler, "accept", order.noted("handshake", site.handler.accept))
-        clients = [await site.open() for _ in range(CLIENTS)]
+        clients = [await site.open() for _ in range(3 * PORTION)]
         await asyncio.gather(*(each.send(handshake_head()) for each in clients))
         for each in clients:
             assert (await each.response()).status == 101
-        assert order.seen == ["read", "handshake"] * CLIENTS
+        assert order.seen.count("handshake") == len(clients)
+        assert ("handshake", "handshake") not in pairwise(order.seen)
 
 
 def test_reads_are_a_period_apart(monkeypatch: pytest.MonkeyPatch) -> None:
