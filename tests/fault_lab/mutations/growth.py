@@ -153,7 +153,7 @@ GROWTH_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="clients that recover continue in portions",
         file="gateway/delivery/gap_repair.py",
-        old="                await self._pace.turn()  # all",
+        old="                await self.pace.turn()  # all",
         new="                pass  # all",
         argv=test(_RECOVERY, "continue_in_portions"),
     ),
