@@ -80,7 +80,7 @@ class Descriptors:
         """Enlarge the kernel's table of this process's descriptors now, for all that may be open. connections: 0 = any.
 
         The kernel doubles the table each time it is full. In a process with threads that takes 10 ms, in which the
-        process waits. This happens eight times while 10,000 clients connect.
+        process waits, and seven times while 10,000 clients connect.
         """
         size = min(self.limit - self.capacity + (connections or ROOM_MAX), self.limit, ROOM_MAX)
         try:

@@ -95,19 +95,26 @@ class RespConnection(asyncio.Protocol):
         """Process bytes that have arrived already, before the event loop reads them; not while paused, not with TLS."""
         if not self.is_open or self._is_paused or self._is_processing:
             return
-        if self._own_fd is None:
-            self._own_fd = self._duplicate()
         try:
+            if self._own_fd is None:
+                self._own_fd = self._duplicate()
             data = b"" if self._own_fd < 0 else os.read(self._own_fd, READ_NOW_MAX_BYTES)
         except OSError:  # nearly always BlockingIOError: nothing has arrived
             return
-        if data:
-            self.data_received(data)
+        try:
+            if data:
+                self.data_received(data)
+        except Exception as error:  # the loop does the same: it is no error of the client in whose callback we are
+            report = {"message": "a reply of Redis was not processed", "exception": error, "protocol": self}
+            asyncio.get_running_loop().call_exception_handler(report)
+            self.close(ConnectionLost(f"a reply was not processed: {error!r}"))
 
     def _duplicate(self) -> int:
-        if self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
+        """Return a descriptor of the socket; -1: its bytes are not ours. Raises OSError: there are too many."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
             return -1
-        return os.dup(self._transport.get_extra_info("socket").fileno())
+        return os.dup(transport.get_extra_info("socket").fileno())
 
     def _end(self, error: ConnectionLost) -> None:
         if not self.is_open:

@@ -22,9 +22,23 @@ READS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="bytes of TLS are left to the transport",
         file="gateway/redis/connection/resp.py",
-        old='if self._transport is None or self._transport.get_extra_info("sslcontext") is not None:',
-        new="if self._transport is None:",
+        old=' or transport.get_extra_info("sslcontext") is not None:',
+        new=":",
         argv=test("tests/unit/redis/connection/test_read_now.py", "test_bytes_of_tls"),
+    ),
+    Mutation(
+        guard="the descriptor of a closing transport is not used",
+        file="gateway/redis/connection/resp.py",
+        old=" or transport.is_closing()",
+        new="",
+        argv=test("tests/unit/redis/connection/test_read_now.py", "test_a_closing_transport"),
+    ),
+    Mutation(
+        guard="an error in a read does not end the client",
+        file="gateway/redis/connection/resp.py",
+        old='            self.close(ConnectionLost(f"a reply was not processed: {error!r}"))\n',
+        new="            raise\n",
+        argv=test("tests/unit/redis/connection/test_read_now.py", "test_an_error_of_ours"),
     ),
     Mutation(
         guard="the end of a connection is left to the transport",

@@ -124,13 +124,57 @@ async def test_the_transport_finds_the_end_and_no_descriptor_is_left(*, is_reset
     await until(lambda: descriptors() == before)
 
 
+@on_both_loops
+async def test_an_error_of_ours_ends_the_connection_and_is_not_raised_to_the_client() -> None:
+    async with line() as each:
+        lost: list[ConnectionLost] = []
+        reports: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reports.append(context))
+
+        def fail(_gets: Gets) -> None:
+            raise LookupError("a fault")
+
+        each.connection.consume, each.connection.on_lost = fail, lost.append
+        each.send(b"+1\r\n")
+        each.connection.read_now()
+        assert [str(error) for error in lost] == ["a reply was not processed: LookupError('a fault')"]
+        assert [type(report["exception"]) for report in reports] == [LookupError]
+
+
+@on_both_loops
+async def test_a_closing_transport_is_left_alone() -> None:
+    async with line() as each:
+        assert each.connection._transport is not None
+        each.connection._transport.abort()
+        each.connection.read_now()
+        assert each.connection.is_open  # `connection_lost` comes in the next iteration
+        lost: list[ConnectionLost] = []
+        each.connection.on_lost = lost.append
+        await until(lambda: lost)
+
+
+@on_both_loops
+async def test_without_a_free_descriptor_only_the_loop_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_fd: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", refuse)
+    async with line() as each:
+        each.send(b"+1\r\n")
+        each.connection.read_now()
+        assert each.replies == []
+        await until(lambda: each.replies)
+
+
 async def test_bytes_of_tls_are_not_read() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         extra: dict[str, Any] = {"socket": ours, "sslcontext": object()}
         connection = RespConnection()
-        connection.connection_made(cast(asyncio.BaseTransport, SimpleNamespace(get_extra_info=extra.get)))
+        connection.connection_made(
+            cast(asyncio.BaseTransport, SimpleNamespace(get_extra_info=extra.get, is_closing=lambda: False))
+        )
         theirs.sendall(b"+1\r\n")
         connection.read_now()
         assert ours.recv(100) == b"+1\r\n"
