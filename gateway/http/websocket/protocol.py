@@ -160,8 +160,12 @@ class WebSocketProtocol(asyncio.Protocol):
             self._connection.close(refusal.close_code, str(refusal))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release everything."""
+        """Release everything, after publications have had a turn: until then the connection is whole."""
         self._endpoint.node.interleaved_reads.tick()
+        self.release()
+
+    def release(self) -> None:
+        """Release everything; other protocols have more."""
         self._endpoint.gate.websockets -= 1
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
@@ -314,11 +318,12 @@ class WebSocketProtocol(asyncio.Protocol):
     def _on_late_message(self) -> None:
         """Fail the connection: a message that has begun did not end in time."""
         if not self._transport.is_reading():
-            self._expect_message()
-            return
-        timeout_s = self._endpoint.node.limits.message_timeout_s
-        self._note_limit("message_timeout_s")
-        self._fail(ProtocolFault(CloseCode.POLICY, f"A message took longer than {timeout_s:g} s"))
+            return self._expect_message()
+        node, connection, limit = self._endpoint.node, self._connection, "message_timeout_s"
+        node.metrics.limit_hits.labels(limit).inc()
+        node.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
+        text = f"A message took longer than {node.limits.message_timeout_s:g} s"
+        self._fail(ProtocolFault(CloseCode.POLICY, text))
 
     def abort(self) -> None:
         """Abort: the transport drops its buffer and calls `connection_lost`."""
@@ -373,11 +378,6 @@ class WebSocketProtocol(asyncio.Protocol):
             self._endpoint.registry.check_frame(self._connection)
         except LimitExceeded as error:
             raise ProtocolFault(CloseCode.LIMIT, str(error)) from None
-
-    def _note_limit(self, limit: str) -> None:
-        node, connection = self._endpoint.node, self._connection
-        node.metrics.limit_hits.labels(limit).inc()
-        node.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
     def _on_close(self, payload: bytes) -> None:
         """Answer the peer's close frame, or accept it as the answer to ours; then end."""

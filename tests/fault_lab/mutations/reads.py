@@ -43,8 +43,8 @@ READS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="the end of a connection is left to the transport",
         file="gateway/redis/connection/resp.py",
-        old="        if data:\n            self.data_received(data)\n",
-        new="        if not data:\n            self.close(ConnectionLost('ended'))\n        else:\n            self.data_received(data)\n",
+        old="            if data:\n                self.data_received(data)\n",
+        new="            if not data:\n                self.close(ConnectionLost('ended'))\n            self.data_received(data)\n",
         argv=test("tests/unit/redis/connection/test_read_now.py", "test_the_transport_finds_the_end"),
     ),
     Mutation(
@@ -71,9 +71,17 @@ READS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="publications before the next client leaves",
         file="gateway/http/websocket/protocol.py",
-        old='        """Release everything."""\n        self._endpoint.node.interleaved_reads.tick()\n',
-        new='        """Release everything."""\n',
+        old="        self._endpoint.node.interleaved_reads.tick()\n        self.release()\n",
+        new="        self.release()\n",
         argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "client_that_leaves"),
+    ),
+    Mutation(
+        guard="publications before anything of a client is released",
+        file="gateway/http/protocols/pusher/websocket.py",
+        old="    def release(self) -> None:\n",
+        new="    def connection_lost(self, exc: Exception | None) -> None:\n        self._client.stop()\n"
+        "        super().connection_lost(exc)\n\n    def release(self) -> None:\n",
+        argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "test_clients_of_all_protocols_are_whole"),
     ),
     Mutation(
         guard="publications before the next handshake that has waited",

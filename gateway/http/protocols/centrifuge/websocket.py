@@ -80,12 +80,12 @@ class CentrifugeWebSocket(WebSocketProtocol):
         super().connection_made(transport)
         self._deadline = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT_S, self._on_stale)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def release(self) -> None:
         """Release everything."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._client.stop()
-        super().connection_lost(exc)
+        super().release()
         del self._client  # they refer to each other: only the collector could free them
 
     @property

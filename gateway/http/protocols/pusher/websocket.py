@@ -93,10 +93,10 @@ class PusherWebSocket(WebSocketProtocol):
         self._connection.write(self._connection.dialect.frame(error))
         self._connection.close(CloseCode.POLICY, text)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def release(self) -> None:
         """Release everything."""
         self._client.stop()
-        super().connection_lost(exc)
+        super().release()
 
     def close_frame(self, code: int, reason: str) -> bytes:
         """Encode the end of the connection for clients of this protocol."""

@@ -11,6 +11,11 @@ import pytest
 from snorky.gateway.connection.pace import PORTION
 from snorky.gateway.delivery import interleaved_reads
 from snorky.gateway.delivery.interleaved_reads import InterleavedReads
+from snorky.gateway.http.protocols.centrifuge.websocket import CentrifugeWebSocket
+from snorky.gateway.http.protocols.pusher.websocket import PusherWebSocket
+from snorky.gateway.http.protocols.raw.websocket import RawWebSocket
+from snorky.gateway.http.sockjs.websocket import SockJSWebSocket
+from snorky.gateway.http.websocket.protocol import WebSocketProtocol
 from tests.support.clients.raw_ws import TEXT, RawClient, frame, handshake_head
 from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
 
@@ -94,6 +99,13 @@ async def test_a_read_comes_before_each_handshake_that_has_waited(monkeypatch: p
             assert (await each.response()).status == 101
         assert order.seen.count("handshake") == len(clients)
         assert ("handshake", "handshake") not in pairwise(order.seen)
+
+
+@pytest.mark.parametrize("kind", [CentrifugeWebSocket, PusherWebSocket, RawWebSocket, SockJSWebSocket])
+def test_clients_of_all_protocols_are_whole_while_publications_are_read(kind: type[WebSocketProtocol]) -> None:
+    """A client that has released a part of itself must not receive anything."""
+    for name in ("connection_lost", "data_received"):
+        assert getattr(kind, name) is getattr(WebSocketProtocol, name), "override `release` or `_on_frame`"
 
 
 def test_reads_are_a_period_apart(monkeypatch: pytest.MonkeyPatch) -> None:
