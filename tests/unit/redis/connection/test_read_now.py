@@ -148,6 +148,7 @@ async def test_a_closing_transport_is_left_alone() -> None:
         each.connection._transport.abort()
         each.connection.read_now()
         assert each.connection.is_open  # `connection_lost` comes in the next iteration
+        assert each.connection._own_fd == -1, "the number may belong to another socket already"
         lost: list[ConnectionLost] = []
         each.connection.on_lost = lost.append
         await until(lambda: lost)
