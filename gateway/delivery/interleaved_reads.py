@@ -6,6 +6,8 @@ When 1,000 clients send a message at the same time, or leave, that takes 10 ms, 
 Rules:
 - A callback of a client calls `tick` before it does anything else: what the read delivers may change every connection.
 - There is one read in PERIOD_S at most: under load, more publications in one read cost less.
+- After a read, clients have REST times as long as it took, deliveries included. So an iteration grows by a quarter at
+  most, however much is published.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import Final
 __all__ = ["PERIOD_S", "InterleavedReads"]
 
 PERIOD_S: Final = 0.000_5
+REST: Final = 4
 
 
 class InterleavedReads:
@@ -25,8 +28,10 @@ class InterleavedReads:
         self._due_s = 0.0
 
     def tick(self) -> None:
-        """Read if it is time. Called for every message: 0.1 us, and 1 us for a read that finds nothing."""
-        now_s = perf_counter()
-        if now_s >= self._due_s:
-            self._due_s = now_s + PERIOD_S
-            self._read_now()
+        """Read if it is time. Called for every message: 0.1 us, and 1 us for each Redis from which nothing has come."""
+        begun_s = perf_counter()
+        if begun_s < self._due_s:
+            return
+        self._read_now()
+        ended_s = perf_counter()
+        self._due_s = ended_s + max(PERIOD_S, REST * (ended_s - begun_s))

@@ -77,10 +77,10 @@ class Descriptors:
         return possible
 
     def make_room(self, connections: int) -> None:
-        """Enlarge the kernel's table of this process's descriptors now, for all that may be open. connections: 0 = any.
+        """Enlarge the kernel's table of this process's descriptors now, for that many clients; 0 = ROOM_MAX in all.
 
-        The kernel doubles the table each time it is full. In a process with threads that takes 10 ms, in which the
-        process waits, and seven times while 10,000 clients connect.
+        The kernel doubles the table each time it is full. In a process with threads that takes 10-20 ms, in which the
+        process waits, and happens six times while 10,000 clients connect.
         """
         size = min(self.limit - self.capacity + (connections or ROOM_MAX), self.limit, ROOM_MAX)
         try:

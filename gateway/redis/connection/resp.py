@@ -4,7 +4,7 @@ Rules:
 - Replies are not passed on one by one: the owner of the wire gets `Reader.gets` once per read and calls it until it is
   empty (650-850 thousand messages per CPU-second; a coroutine per reply, as in redis-py, costs ten times that).
 - `read_now` reads the socket itself, by a descriptor of its own: the number of the transport's may belong to another
-  socket once it is closed. Errors and the end of the stream are left to the transport, which meets them too.
+  socket once it is closed. The transport finds the end of the stream; after an error that was read here, too.
 - `on_lost` is called exactly once, when the wire is closed or lost; no other callback is called after it.
 - Protocol RESP2, without HELLO, so that an ACL user needs few permissions: AUTH needs none, and CLIENT SETNAME, which
   only makes CLIENT LIST readable, may be denied.

@@ -128,9 +128,16 @@ READS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="interleaved reads are a period apart",
         file="gateway/delivery/interleaved_reads.py",
-        old="            self._due_s = now_s + PERIOD_S\n",
-        new="",
+        old="max(PERIOD_S, REST * (ended_s - begun_s))",
+        new="REST * (ended_s - begun_s)",
         argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "test_reads_are_a_period_apart"),
+    ),
+    Mutation(
+        guard="clients have their time between interleaved reads",
+        file="gateway/delivery/interleaved_reads.py",
+        old="max(PERIOD_S, REST * (ended_s - begun_s))",
+        new="PERIOD_S",
+        argv=test("tests/unit/http/websocket/test_interleaved_reads.py", "test_clients_have_their_time"),
     ),
     Mutation(
         guard="a Cluster is read between messages",

@@ -123,3 +123,22 @@ def test_reads_are_a_period_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s += interleaved_reads.PERIOD_S
     each.tick()
     assert reads == 2
+
+
+def test_clients_have_their_time_after_a_long_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each of 1,000 clients in one iteration would wait for a whole delivery more."""
+    now_s, reads = 10.0, 0
+
+    def deliver() -> None:
+        nonlocal now_s, reads
+        now_s += 0.003
+        reads += 1
+
+    monkeypatch.setattr(interleaved_reads, "perf_counter", lambda: now_s)
+    each = InterleavedReads(deliver)
+    begun_s, clients_s = now_s, 0.0
+    for _ in range(1_000):
+        each.tick()
+        now_s += 0.000_05
+        clients_s += 0.000_05
+    assert reads == 5 and now_s - begun_s <= 1.25 * clients_s + 0.003

@@ -74,14 +74,14 @@ def test_each_spoke_is_beaten_once_in_an_interval(clock: Clock) -> None:
 
 def test_spokes_added_at_once_are_spread_over_the_interval(clock: Clock) -> None:
     wheel = TimerWheel(10.0)
-    spokes = [TimedConnection(clock) for _ in range(round(100.0 / TICK_S))]
+    spokes = [TimedConnection(clock) for _ in range(400)]
     for connection in spokes:
         wheel.add(connection)
     clock.advance(10.0)
     at: dict[float, int] = {}
     for connection in spokes:
         at[connection.beats[0]] = at.get(connection.beats[0], 0) + 1
-    assert set(at.values()) == {10} and len(at) == round(10.0 / TICK_S)
+    assert set(at.values()) == {10} and len(at) == 10 / TICK_S
 
 
 @pytest.mark.parametrize("interval_s", [0.01, 0.25, 0.3, 1.0, 86_400.0])
@@ -133,7 +133,7 @@ def test_ending_connection_is_aborted_after_its_deadline_without_pings_before(cl
     clock.advance(0.25)
     wheel.end_soon(connection)
     clock.advance(10.0)
-    assert connection.beats == [TICK_S], "a ping after a close frame"
+    assert connection.beats == [0.25], "a ping after a close frame"
     assert len(connection.aborts) == 1
     # a slow consumer's memory is released within 2 s
     assert CLOSE_TIMEOUT_S <= connection.aborts[0] - 0.25 <= 2.0
@@ -155,8 +155,7 @@ def test_an_end_needs_no_beat_before(clock: Clock) -> None:
     connection = TimedConnection(clock)
     wheel.end_soon(connection, timeout_s=0.5)
     clock.advance(1.0)
-    (aborted_s,) = connection.aborts
-    assert 0.5 <= aborted_s <= 0.51 + TICK_S
+    assert connection.aborts == [0.5]
 
 
 def test_the_timer_ends_with_the_last_and_begins_with_the_next(clock: Clock) -> None:
